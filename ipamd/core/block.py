@@ -1,0 +1,252 @@
+"""One block of this node: what the store holds, and what this node wants it to hold.
+
+The committed image (``record`` at ``revision``) comes from the store, whoever wrote it. Beside it stand this node's
+wishes: ``desired`` (the ordinals its attachments hold), ``releasing`` (ordinals given up, and by whom) and
+``withdrawn`` (reserved ordinals about to be given back). The flush writes an image in which the wishes are true;
+``merge`` compares a new image with them. So a lost reply, a conflict and a replay after a crash are one case.
+
+An ordinal may be handed out only while the committed image has it allocated to this node's reserve handle and no
+wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` the order (first in, first out).
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from ipamd.core.address import format_address, parse_cidr
+from ipamd.core.facts import Assigned, Place
+from ipamd.core.records import BlockRecord, Owner
+
+
+class Block:
+    """A block in memory. ``cidr`` is its text, as in facts; see the module for the rest."""
+
+    __slots__ = (
+        "_addresses",
+        "_queue",
+        "adopted",
+        "cidr",
+        "contested",
+        "desired",
+        "idle_since",
+        "net",
+        "node",
+        "owned",
+        "record",
+        "releasing",
+        "reserve_bits",
+        "reserve_handle",
+        "revision",
+        "unflushed",
+        "unreserved_bits",
+        "value",
+        "withdrawn",
+    )
+
+    def __init__(self, cidr: str, node: str, reserve_handle: str) -> None:
+        self.cidr = cidr
+        self.net = parse_cidr(cidr)
+        self.node = node
+        self.reserve_handle = reserve_handle
+        self.revision = 0
+        self.value = b""
+        self.record: BlockRecord | None = None
+        self.owned = False
+        self.reserve_bits = 0
+        self.unreserved_bits = 0
+        self.withdrawn = 0
+        self.desired: dict[int, Assigned] = {}
+        self.unflushed: dict[int, Assigned] = {}
+        self.contested: dict[int, str] = {}
+        self.releasing: dict[int, str] = {}
+        self.adopted: dict[str, list[int]] = {}
+        self.idle_since: int | None = None
+        self._queue: deque[int] = deque()
+        self._addresses: dict[int, str] = {}
+
+    # --- what the store says ----------------------------------------------------------------------------------
+
+    def merge(self, record: BlockRecord | None, value: bytes, revision: int) -> None:
+        """Take in the committed image as of ``revision``; None: the block is not there."""
+        self.record, self.value, self.revision = record, value, revision
+        self.owned = record is not None and record.affinity == f"host:{self.node}"
+        ours, self.unreserved_bits = self._sort_ordinals()
+        self.withdrawn &= ours
+        self._resolve_releases()
+        usable = ours & ~self._wished()
+        fresh = usable & ~self.reserve_bits
+        self.reserve_bits = usable
+        if fresh:
+            self._queue.extend(self._in_order(fresh))
+
+    def _sort_ordinals(self) -> tuple[int, int]:
+        """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
+        ours = free = 0
+        self.adopted, self.contested = {}, {}
+        record = self.record
+        if record is None:
+            self.unflushed = dict(self.desired)
+            return 0, 0
+        for ordinal, index in enumerate(record.allocations):
+            if index is None:
+                free |= 1 << ordinal
+                continue
+            owner = record.owners[index]
+            if owner.handle == self.reserve_handle:
+                ours |= 1 << ordinal
+            elif ordinal not in self.desired:
+                if self._adoptable(owner):
+                    self.adopted.setdefault(owner.handle, []).append(ordinal)
+            elif owner.handle != self.desired[ordinal].handle:
+                self.contested[ordinal] = owner.handle
+        self.unflushed = {
+            o: a for o, a in self.desired.items() if self._holder(o) != a.handle and o not in self.contested
+        }
+        return ours, free
+
+    def _adoptable(self, owner: Owner) -> bool:
+        """Whether it is a workload of this node that this ledger knows only from the store (another plugin's, say)."""
+        if not owner.handle or "type" in owner.secondary:  # tunnel addresses are the node agent's own affair
+            return False
+        return owner.node == self.node or (not owner.node and self.owned)
+
+    def _resolve_releases(self) -> None:
+        # Ours again (the assignment never reached the store) stays until ``settle``: a transaction may be under way.
+        for ordinal, handle in list(self.releasing.items()):
+            if self._holder(ordinal) not in (handle, self.reserve_handle):
+                del self.releasing[ordinal]
+
+    def _holder(self, ordinal: int) -> str | None:
+        owner = None if self.record is None else self.record.owner(ordinal)
+        return None if owner is None else owner.handle
+
+    def _wished(self) -> int:
+        bits = self.withdrawn
+        for ordinal in self.desired:
+            bits |= 1 << ordinal
+        for ordinal in self.releasing:
+            bits |= 1 << ordinal
+        return bits
+
+    def _in_order(self, bits: int) -> list[int]:
+        # The record keeps no order among reserved ordinals but the sequence number at which each was reserved.
+        sequences = {} if self.record is None else self.record.sequences
+        return sorted(ordinals_of(bits), key=lambda o: (sequences.get(str(o), 0), o))
+
+    def settle(self) -> bool:
+        """Take back into the reserve what was given up before the store ever heard of it; whether there was any.
+
+        Only to be called when no transaction on the block is under way and the outcome of the last one is known.
+        """
+        settled = [o for o in self.releasing if self._holder(o) == self.reserve_handle and not self.withdrawn >> o & 1]
+        for ordinal in settled:
+            del self.releasing[ordinal]
+            self._enqueue(ordinal)
+        return bool(settled)
+
+    # --- what this node wants ---------------------------------------------------------------------------------
+
+    @property
+    def available(self) -> int:
+        """How many addresses can be handed out without asking anybody."""
+        return self.reserve_bits.bit_count()
+
+    def head(self) -> int | None:
+        """The ordinal to hand out next: the one that has been in the reserve the longest."""
+        while self._queue:
+            if self.reserve_bits >> self._queue[0] & 1:
+                return self._queue[0]
+            self._queue.popleft()
+        return None
+
+    def line(self) -> list[int]:
+        """The reserved ordinals in the order in which they will be handed out."""
+        return list(dict.fromkeys(ordinal for ordinal in self._queue if self.reserve_bits >> ordinal & 1))
+
+    def assign(self, ordinal: int, assigned: Assigned) -> None:
+        """An attachment of this node holds the ordinal from now on."""
+        self.reserve_bits &= ~(1 << ordinal)
+        self.releasing.pop(ordinal, None)
+        self.desired[ordinal] = assigned
+        self.idle_since = None
+        if self._holder(ordinal) != assigned.handle:
+            self.unflushed[ordinal] = assigned
+        else:
+            self._unadopt(assigned.handle, ordinal)
+
+    def release(self, ordinal: int, handle: str) -> None:
+        """The ordinal was given up by ``handle``; nobody may have it before the store knows."""
+        assigned = self.desired.get(ordinal)
+        if assigned is not None and assigned.handle != handle:
+            return
+        self.desired.pop(ordinal, None)
+        self.unflushed.pop(ordinal, None)
+        self.contested.pop(ordinal, None)
+        self._unadopt(handle, ordinal)
+        if self._holder(ordinal) in (handle, self.reserve_handle):
+            self.releasing[ordinal] = handle
+
+    def _unadopt(self, handle: str, ordinal: int) -> None:
+        held = self.adopted.get(handle, [])
+        if ordinal in held:
+            held.remove(ordinal)
+        if not held:
+            self.adopted.pop(handle, None)
+
+    def withdraw(self, ordinals: Iterable[int]) -> None:
+        """Never hand these reserved ordinals out again: they are about to be given back."""
+        for ordinal in ordinals:
+            if self._holder(ordinal) == self.reserve_handle:
+                self.withdrawn |= 1 << ordinal
+        self.reserve_bits &= ~self.withdrawn
+
+    def _enqueue(self, ordinal: int) -> None:
+        self.reserve_bits |= 1 << ordinal
+        self._queue.append(ordinal)
+
+    # --- views ------------------------------------------------------------------------------------------------
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the store does not yet hold what this node wants."""
+        return bool(self.unflushed or self.releasing or self.withdrawn)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody but our reserve holds an ordinal, in the store or by our wish."""
+        if self.record is None or self.desired or self.releasing:
+            return False
+        return all(
+            index is None or self.record.owners[index].handle == self.reserve_handle
+            for index in self.record.allocations
+        )
+
+    @property
+    def relevant(self) -> bool:
+        """Whether this node has anything to do with the block."""
+        return (
+            self.owned
+            or bool(self.desired or self.releasing or self.adopted)
+            or self.available > 0
+            or self.withdrawn > 0
+        )
+
+    def address(self, ordinal: int) -> str:
+        """The text of an ordinal's address."""
+        text = self._addresses.get(ordinal)
+        if text is None:
+            text = self._addresses[ordinal] = format_address(self.net.family, self.net.base + ordinal)
+        return text
+
+    def place(self, ordinal: int) -> Place:
+        """An ordinal of this block, as facts name it."""
+        return Place(self.cidr, ordinal)
+
+
+def ordinals_of(bits: int) -> list[int]:
+    """The positions of the set bits, lowest first."""
+    positions = []
+    while bits:
+        low = bits & -bits
+        positions.append(low.bit_length() - 1)
+        bits ^= low
+    return positions

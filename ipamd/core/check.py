@@ -1,0 +1,56 @@
+"""The invariants of a ledger, as a list of those that are broken. Tests, recovery and people call it alike."""
+
+from collections.abc import Iterator
+
+from ipamd.core.block import Block, ordinals_of
+from ipamd.core.facts import Attachment
+from ipamd.core.ledger import Ledger
+
+
+def check(ledger: Ledger) -> list[str]:
+    """Every broken invariant in a sentence of its own; empty: the ledger is sound."""
+    findings = list(_holdings(ledger))
+    for block in ledger.blocks.values():
+        findings.extend(f"block {block.cidr}: {problem}" for problem in _block(ledger, block))
+    findings.extend(f"record {key} cannot be understood: {why}" for key, why in sorted(ledger.damaged.items()))
+    return findings
+
+
+def _holdings(ledger: Ledger) -> Iterator[str]:
+    holders: dict[tuple[str, int], Attachment] = {}
+    for attachment, assigned in ledger.holdings.items():
+        if assigned.attachment != attachment:
+            yield f"{attachment} is kept under the name of another attachment, {assigned.attachment}"
+        for place in assigned.places:
+            other = holders.setdefault((place.block, place.ordinal), attachment)
+            if other != attachment:
+                yield f"ordinal {place.ordinal} of {place.block} is held by two attachments: {other} and {attachment}"
+            block = ledger.blocks.get(place.block)
+            if block is None or block.desired.get(place.ordinal) is not assigned:
+                yield f"{attachment} holds ordinal {place.ordinal} of {place.block}, of which the block knows nothing"
+
+
+def _block(ledger: Ledger, block: Block) -> Iterator[str]:
+    owners = [None] * block.net.size if block.record is None else [block.record.owner(o) for o in range(block.net.size)]
+    handles = [None if owner is None else owner.handle for owner in owners]
+    for ordinal, assigned in block.desired.items():
+        if ledger.holdings.get(assigned.attachment) is not assigned:
+            yield f"ordinal {ordinal} is kept for {assigned.attachment}, which does not hold it"
+        if ordinal in block.releasing:
+            yield f"ordinal {ordinal} is held and being released at once"
+        flushed = handles[ordinal] == assigned.handle
+        if flushed == (ordinal in block.unflushed) and ordinal not in block.contested:
+            yield f"ordinal {ordinal} is {'in' if flushed else 'not in'} the store and marked as if it were not so"
+        if ordinal in block.contested:
+            holder = block.contested[ordinal]
+            yield f"ordinal {ordinal} is held by {assigned.attachment} and, says the store, by handle {holder}"
+    for ordinal in ordinals_of(block.reserve_bits):
+        if handles[ordinal] != block.reserve_handle:
+            yield f"ordinal {ordinal} is in reserve although the store does not give it to this node"
+        if ordinal in block.desired or ordinal in block.releasing or block.withdrawn >> ordinal & 1:
+            yield f"ordinal {ordinal} is in reserve although it is held, being released or withdrawn"
+    if block.reserve_bits and sorted(block.line()) != ordinals_of(block.reserve_bits):
+        yield "the order of its reserve does not name the ordinals that are in it"
+    for ordinal, handle in block.releasing.items():
+        if handles[ordinal] not in (handle, block.reserve_handle):
+            yield f"ordinal {ordinal} is being released for handle {handle}, which the store does not have there"

@@ -1,0 +1,46 @@
+"""What a request can be refused with: one exception, carrying its CNI error code.
+
+Codes below 100 are the CNI specification's (section "Error" of the specification 1.1.0), those from 100 up are
+ours and listed in the README.
+"""
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """A CNI error code, as it appears in the ``code`` field of an error object."""
+
+    INCOMPATIBLE_VERSION = 1
+    UNSUPPORTED_FIELD = 2
+    CONTAINER_UNKNOWN = 3
+    INVALID_ENVIRONMENT = 4
+    IO_FAILURE = 5
+    UNDECODABLE = 6
+    INVALID_CONFIGURATION = 7
+    TRY_AGAIN_LATER = 11
+    NOT_AVAILABLE = 50
+    NO_POOL = 100
+    """No pool serves the request."""
+    EXHAUSTED = 101
+    """The pools that serve the request have no free address."""
+    BLOCK_LIMIT = 102
+    """The node may not claim another block."""
+    DELETED = 103
+    """The attachment was deleted after this ADD began."""
+
+
+class NotDurableError(Exception):
+    """Facts could not be written where they survive a crash; the text says why and what to do."""
+
+
+class RefusedError(Exception):
+    """A request that cannot be served, with the words for whoever reads the pod's events.
+
+    ``msg`` says "cannot <verb> <object>: <cause>; <what to do>"; ``details`` may add what was tried.
+    """
+
+    def __init__(self, code: Code, msg: str, details: str = "") -> None:
+        super().__init__(msg)
+        self.code = code
+        self.msg = msg
+        self.details = details

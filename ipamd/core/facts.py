@@ -1,0 +1,74 @@
+"""The facts a node's ledger consists of: what the journal stores and what replay applies.
+
+A fact is a frozen value. The sequence of all facts, applied in order to an empty ledger, is the ledger; a
+checkpoint is a shorter sequence with the same outcome. The journal encodes ``Fact`` as MessagePack, tagged by
+``type`` (field ``t``), so fields may be added (with a default) but never renamed or given another meaning.
+"""
+
+from msgspec import Struct
+
+
+class Attachment(Struct, frozen=True, array_like=True):
+    """One interface of one container in one network: what CNI calls an attachment."""
+
+    network: str
+    container: str
+    interface: str
+
+    @property
+    def handle(self) -> str:
+        """The handle id that Calico's plugin uses for the container's allocations."""
+        return f"{self.network}.{self.container}"
+
+
+class Place(Struct, frozen=True, array_like=True):
+    """One address: a block by its CIDR, and the ordinal in it."""
+
+    block: str
+    ordinal: int
+
+
+class Committed(Struct, frozen=True, tag="committed", tag_field="t"):
+    """A record as the store holds it: its key, value (None: absent) and the revision of its last change."""
+
+    key: str
+    revision: int
+    value: bytes | None
+
+
+class Assigned(Struct, frozen=True, tag="assigned", tag_field="t"):
+    """An attachment holds these places since ``at`` (Unix time in ns); acknowledged or about to be."""
+
+    attachment: Attachment
+    handle: str
+    places: tuple[Place, ...]
+    labels: dict[str, str]
+    """What goes into the allocation's ``secondary`` attributes beside node and timestamp: pod, namespace."""
+    at: int
+
+
+class Released(Struct, frozen=True, tag="released", tag_field="t"):
+    """An attachment gave up these places of one handle (none: it was unknown).
+
+    ``started`` is when the DEL began (CLOCK_BOOTTIME, ns): an ADD of the same attachment that began earlier and
+    arrives later is refused. 0 leaves no such mark: an ADD that was undone before anybody heard of it.
+    """
+
+    attachment: Attachment
+    handle: str
+    places: tuple[Place, ...]
+    started: int
+
+
+class Withdrawn(Struct, frozen=True, tag="withdrawn", tag_field="t"):
+    """These reserved ordinals of a block are about to be given back: never to be handed out from memory again.
+
+    Durable before the transaction that gives them back is sent: otherwise a restart without the store could hand
+    out an address that another node already took.
+    """
+
+    block: str
+    ordinals: tuple[int, ...]
+
+
+Fact = Committed | Assigned | Released | Withdrawn

@@ -1,0 +1,91 @@
+"""Where Calico keeps its records: the keys, built and taken apart.
+
+The key scheme is Calico's etcd datastore's; every store uses it to name records (see ``store.base``).
+"""
+
+from enum import Enum
+
+from ipamd.core.address import Cidr, parse_cidr
+
+RESOURCES = "/calico/resources/v3/projectcalico.org/"
+POOLS = RESOURCES + "ippools/"
+RESERVATIONS = RESOURCES + "ipreservations/"
+NODES = RESOURCES + "nodes/"
+CLUSTER_INFORMATION = RESOURCES + "clusterinformations/default"
+IPAM = "/calico/ipam/v2/"
+CONFIG = IPAM + "config"
+HANDLES = IPAM + "handle/"
+
+
+class Kind(Enum):
+    """What a key names."""
+
+    POOL = "pool"
+    RESERVATION = "reservation"
+    NODE = "node"
+    CLUSTER_INFORMATION = "cluster information"
+    CONFIG = "IPAM configuration"
+    BLOCK = "block"
+    AFFINITY = "affinity"
+    HANDLE = "handle"
+    OTHER = "other"
+
+
+_PREFIXES = (
+    (IPAM + "assignment/ipv4/block/", Kind.BLOCK),
+    (IPAM + "assignment/ipv6/block/", Kind.BLOCK),
+    (HANDLES, Kind.HANDLE),
+    (IPAM + "host/", Kind.AFFINITY),
+    (POOLS, Kind.POOL),
+    (RESERVATIONS, Kind.RESERVATION),
+    (NODES, Kind.NODE),
+    (CONFIG, Kind.CONFIG),
+    (CLUSTER_INFORMATION, Kind.CLUSTER_INFORMATION),
+)
+
+
+def kind_of(key: str) -> Kind:
+    """What kind of record a key names; OTHER for keys that are none of ours."""
+    for prefix, kind in _PREFIXES:
+        if key.startswith(prefix):
+            return kind
+    return Kind.OTHER
+
+
+def blocks_prefix(family: int) -> str:
+    """Below which all blocks of an IP version are."""
+    return f"{IPAM}assignment/ipv{family}/block/"
+
+
+def block_key(cidr: Cidr) -> str:
+    """The key of a block: its CIDR with ``-`` for ``/``."""
+    return blocks_prefix(cidr.family) + _dashed(cidr)
+
+
+def affinities_prefix(node: str) -> str:
+    """Below which all affinities of a node are, of both IP versions."""
+    return f"{IPAM}host/{node}/"
+
+
+def affinity_key(node: str, cidr: Cidr) -> str:
+    """The key of a node's claim of a block."""
+    return f"{affinities_prefix(node)}ipv{cidr.family}/block/{_dashed(cidr)}"
+
+
+def handle_key(handle: str) -> str:
+    """The key of a handle."""
+    return HANDLES + handle
+
+
+def cidr_of(key: str) -> Cidr:
+    """The CIDR that a block's or an affinity's key names; raises ValueError if it names none."""
+    return parse_cidr("/".join(key.rpartition("/")[2].rsplit("-", 1)))
+
+
+def name_of(key: str) -> str:
+    """The last part of a resource's key: its name."""
+    return key.rpartition("/")[2]
+
+
+def _dashed(cidr: Cidr) -> str:
+    return str(cidr).replace("/", "-")

@@ -1,0 +1,272 @@
+"""Everything one node knows and has promised: the decisions of ADD and DEL, and the facts they consist of.
+
+A call decides and changes memory in one step, with no await inside, so two tasks cannot get one ordinal and no lock
+is needed. It returns the facts; the caller makes them durable and then replies. Replay after a crash goes through
+the same ``apply``. What comes from the store arrives as ``Committed`` facts, whoever wrote it and in any order of
+arrival: an older revision than the known one is ignored.
+"""
+
+from collections.abc import Iterator
+
+from ipamd.core import keys
+from ipamd.core.address import FAMILIES
+from ipamd.core.block import Block
+from ipamd.core.clock import Now
+from ipamd.core.errors import Code, RefusedError
+from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Released, Withdrawn
+from ipamd.core.pool import Pool, choose, serving
+from ipamd.core.records import BlockRecord, RecordError
+from ipamd.core.request import Added, AddRequest, Deleted, Shortage
+from ipamd.core.reserve import RETRY_AFTER, Reserve, ReservePolicy
+from ipamd.core.settings import Settings
+
+TOMBSTONE_AGE = 15 * 60 * 1_000_000_000
+"""How long a DEL is remembered against an ADD that began before it (ns): no runtime waits as long for an ADD."""
+
+
+class Ledger:
+    """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name."""
+
+    def __init__(self, node: str, policy: ReservePolicy) -> None:
+        self.node = node
+        self.policy = policy
+        self.reserve_handle = f"ipamd-reserve-{node}"
+        self.settings = Settings(node)
+        self.blocks: dict[str, Block] = {}
+        self.holdings: dict[Attachment, Assigned] = {}
+        self.tombstones: dict[Attachment, int] = {}
+        self.reserves: dict[str, Reserve] = {}
+        self.damaged: dict[str, str] = {}
+        self.synced = False
+        self._revisions: dict[str, int] = {}
+        self._by_pool: dict[str, list[Block]] = {}
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def add(self, request: AddRequest, now: Now) -> Added | Shortage:
+        """Decide an ADD; the same attachment gets what it already has.
+
+        Raises RefusedError if no pool serves the request, or none will have an address soon.
+        """
+        held = self.holdings.get(request.attachment)
+        if held is not None:
+            return Added(held, ())
+        self._refuse_late(request)
+        handle = request.attachment.handle
+        places: list[Place] = []
+        for family in request.families:
+            found = self._adopt(handle, family) or self._head(request, family, now.boot)
+            if isinstance(found, Shortage):
+                return found
+            places.append(found)
+        assigned = Assigned(request.attachment, handle, tuple(places), request.labels, now.unix)
+        self.apply(assigned)
+        self._note_drain(places, now.boot)
+        return Added(assigned, (assigned,))
+
+    def delete(self, attachment: Attachment, also: str, started: int) -> Deleted:
+        """Decide a DEL that began at ``started`` (CLOCK_BOOTTIME, ns); an unknown attachment is a success too.
+
+        Releases what the attachment holds, and what the store has under its handle or under ``also`` (the older
+        ``<namespace>.<pod>``, or "") without telling whose interface it is: allocations of Calico's own plugin.
+        """
+        held = self.holdings.get(attachment)
+        facts = [Released(attachment, attachment.handle, held.places if held else (), started)]
+        for handle in filter(None, (attachment.handle, also)):
+            places = tuple(
+                block.place(ordinal) for block in self.blocks.values() for ordinal in block.adopted.get(handle, ())
+            )
+            if places:
+                facts.append(Released(attachment, handle, places, started))
+        for fact in facts:
+            self.apply(fact)
+        return Deleted(tuple(facts))
+
+    def undo(self, assigned: Assigned) -> Released:
+        """Take back an ADD that nobody was told of, because its facts could not be made durable."""
+        released = Released(assigned.attachment, assigned.handle, assigned.places, 0)
+        self.apply(released)
+        return released
+
+    def _refuse_late(self, request: AddRequest) -> None:
+        if self.tombstones.get(request.attachment, -1) >= request.started:
+            raise RefusedError(
+                Code.DELETED,
+                f"cannot assign an address to {request.subject}: container {request.attachment.container} was deleted "
+                "after this ADD began; the runtime has given it up, nothing needs to be done",
+            )
+        if self.settings.locked:
+            raise RefusedError(
+                Code.TRY_AGAIN_LATER,
+                f"cannot assign an address to {request.subject}: the datastore is locked (ClusterInformation "
+                "datastoreReady is false: an upgrade or a migration is under way); try again when it is unlocked",
+            )
+
+    def _adopt(self, handle: str, family: int) -> Place | None:
+        for block in self.blocks.values():
+            if block.net.family == family and handle in block.adopted:
+                return block.place(block.adopted[handle][0])
+        return None
+
+    def _head(self, request: AddRequest, family: int, now: int) -> Place | Shortage:
+        if not self.synced and not self.settings.pools:
+            return Shortage("")
+        pools = choose(self.settings.pools.values(), family, request.named.get(family, ()), request.subject)
+        for pool in pools:
+            for block in self._by_pool.get(pool.name, ()):
+                ordinal = block.head()
+                if ordinal is not None:
+                    return block.place(ordinal)
+            if self.reserve(pool.name, now).refusal is None:
+                return Shortage(pool.name)
+        errors = []
+        for pool in pools:
+            refusal = self.reserve(pool.name, now).refusal
+            if refusal is None or now - refusal.at >= RETRY_AFTER:
+                return Shortage(pool.name)  # what was refused a while ago is looked at again
+            errors.append(refusal.error)
+        raise errors[-1]
+
+    def _note_drain(self, places: list[Place], now: int) -> None:
+        for place in places:
+            pool = self.pool_of(self.blocks[place.block])
+            if pool is not None:
+                self.reserve(pool.name, now).drained(self.available(pool.name), now)
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    def apply(self, fact: Fact) -> None:
+        """Make a fact part of the state: one just decided, one from the store, or one replayed."""
+        match fact:
+            case Committed():
+                self._apply_committed(fact)
+            case Assigned():
+                self.holdings[fact.attachment] = fact
+                for place in fact.places:
+                    self._block(place.block).assign(place.ordinal, fact)
+            case Released():
+                self._apply_released(fact)
+            case Withdrawn():
+                self._block(fact.block).withdraw(fact.ordinals)
+
+    def _apply_released(self, fact: Released) -> None:
+        held = self.holdings.get(fact.attachment)
+        if held is not None and held.handle == fact.handle:
+            del self.holdings[fact.attachment]
+        for place in fact.places:
+            self._block(place.block).release(place.ordinal, fact.handle)
+        if fact.started:
+            self.tombstones[fact.attachment] = fact.started
+
+    def _apply_committed(self, fact: Committed) -> None:
+        if fact.revision <= self._revisions.get(fact.key, -1):
+            return
+        self._revisions[fact.key] = fact.revision
+        self.damaged.pop(fact.key, None)
+        try:
+            if keys.kind_of(fact.key) is keys.Kind.BLOCK:
+                self._apply_block(fact)
+            elif self.settings.apply(fact.key, fact.value):
+                self._sort_blocks()
+        except RecordError as error:
+            self.damaged[fact.key] = str(error)
+
+    def _apply_block(self, fact: Committed) -> None:
+        cidr = str(keys.cidr_of(fact.key))
+        record = None if fact.value is None else BlockRecord(fact.value)
+        known = cidr in self.blocks
+        if record is None or record.deleted:
+            if known:
+                self.blocks[cidr].merge(None, b"", fact.revision)
+        else:
+            self._block(cidr).merge(record, fact.value or b"", fact.revision)
+        if cidr in self.blocks and not self.blocks[cidr].relevant:
+            del self.blocks[cidr]
+        elif self.blocks[cidr].available and (pool := self.pool_of(self.blocks[cidr])) and pool.name in self.reserves:
+            self.reserves[pool.name].refusal = None
+        if known != (cidr in self.blocks):
+            self._sort_blocks()
+
+    def _block(self, cidr: str) -> Block:
+        block = self.blocks.get(cidr)
+        if block is None:
+            block = self.blocks[cidr] = Block(cidr, self.node, self.reserve_handle)
+            self._sort_blocks()
+        return block
+
+    def _sort_blocks(self) -> None:
+        self._by_pool = {name: [] for name in self.settings.pools}
+        for block in self.blocks.values():
+            pool = self.pool_of(block)
+            if pool is not None:
+                self._by_pool[pool.name].append(block)
+
+    def checkpoint(self) -> Iterator[Fact]:
+        """A sequence of facts that makes an empty ledger equal to this one."""
+        for key, value in self.settings.records.items():
+            yield Committed(key, self._revisions[key], value)
+        for block in self.blocks.values():
+            if block.record is not None:
+                yield Committed(keys.block_key(block.net), block.revision, block.value)
+            if block.withdrawn:
+                yield Withdrawn(block.cidr, tuple(o for o in range(block.net.size) if block.withdrawn >> o & 1))
+        yield from self.holdings.values()
+        nobody = Attachment("", "", "")
+        for block in self.blocks.values():
+            for ordinal, handle in block.releasing.items():
+                yield Released(nobody, handle, (block.place(ordinal),), 0)
+        for attachment, started in self.tombstones.items():
+            yield Released(attachment, attachment.handle, (), started)
+
+    @property
+    def revision(self) -> int:
+        """The highest revision of the store that anything known here has."""
+        return max(self._revisions.values(), default=0)
+
+    def forget_revisions(self) -> None:
+        """Take the store's next word whatever its revision: its history was rolled back, or it is another store."""
+        self._revisions = dict.fromkeys(self._revisions, -1)
+
+    def forget_tombstones(self, now: int) -> None:
+        """Drop the marks of DELs too old to matter, or of another boot; ``now`` is CLOCK_BOOTTIME (ns)."""
+        self.tombstones = {a: t for a, t in self.tombstones.items() if now - TOMBSTONE_AGE < t <= now}
+
+    # --- views ------------------------------------------------------------------------------------------------
+
+    def pool_of(self, block: Block) -> Pool | None:
+        """The pool that a block is cut from, if there is one."""
+        return next((pool for pool in self.settings.pools.values() if pool.cuts(block.net)), None)
+
+    def blocks_of(self, pool: str) -> list[Block]:
+        """This node's blocks of a pool."""
+        return self._by_pool.get(pool, [])
+
+    def available(self, pool: str) -> int:
+        """How many addresses of a pool can be handed out from memory."""
+        return sum(block.available for block in self._by_pool.get(pool, ()))
+
+    def reserve(self, pool: str, now: int) -> Reserve:
+        """The reserve of a pool."""
+        reserve = self.reserves.get(pool)
+        if reserve is None:
+            reserve = self.reserves[pool] = Reserve(self.policy, now)
+        return reserve
+
+    def pools_in_use(self) -> list[Pool]:
+        """The pools to keep a reserve in.
+
+        Of each IP version the first that serves this node (the next too, while it cannot be filled), and any other in
+        which this node holds addresses or an ADD waits for one.
+        """
+        pools = {}
+        for family in FAMILIES:
+            for pool in serving(self.settings.pools.values(), family):
+                pools[pool.name] = pool
+                if pool.name not in self.reserves or self.reserves[pool.name].refusal is None:
+                    break
+        for pool in self.settings.pools.values():
+            waiting = pool.name in self.reserves and self.reserves[pool.name].waiting
+            held = any(block.desired for block in self.blocks_of(pool.name))
+            if not pool.disabled and "Workload" in pool.allowed_uses and (waiting or held):
+                pools[pool.name] = pool
+        return list(pools.values())

@@ -1,0 +1,75 @@
+"""How many addresses a node keeps in reserve, for each pool it uses.
+
+The target is a pure function of what happened: ``minimum`` at rest, doubled each time a burst drains the reserve to
+under a quarter of it or an ADD has to wait, up to ``maximum``, and a quarter less each ``decay`` without such an event.
+Peers that got this right: Azure CNS v2 (target from use), AWS ``WARM_IP_TARGET``, Cilium ``pre-allocate``.
+
+All times are nanoseconds of one clock, passed in.
+"""
+
+from msgspec import Struct
+
+from ipamd.core.errors import RefusedError
+
+RETRY_AFTER = 1_000_000_000
+"""How long a refusal to supply a pool stands before an ADD makes the node look again (ns)."""
+
+
+class ReservePolicy(Struct, frozen=True):
+    """The operator's settings: addresses at rest and at most, and ns after which a grown target shrinks a step."""
+
+    minimum: int = 16
+    maximum: int = 256
+    decay: int = 30_000_000_000
+
+
+class Refusal(Struct, frozen=True):
+    """Why no more addresses of a pool can be had, as found out at ``at``."""
+
+    error: RefusedError
+    at: int
+
+
+class Reserve:
+    """The reserve of one pool on this node: its target, who waits for it, and why it cannot be filled."""
+
+    __slots__ = ("_changed", "level", "policy", "refusal", "waiting")
+
+    def __init__(self, policy: ReservePolicy, now: int) -> None:
+        self.policy = policy
+        self.level = policy.minimum
+        self.waiting = 0
+        self.refusal: Refusal | None = None
+        self._changed = now
+
+    @property
+    def target(self) -> int:
+        """How many addresses should be available: the level, and one for each ADD that waits."""
+        return self.level + self.waiting
+
+    def drained(self, available: int, now: int) -> None:
+        """Tell what is left after an address was taken."""
+        if available * 4 < self.level:
+            self.grow(now)
+
+    def grow(self, now: int) -> None:
+        """Double the level: the reserve was too small for what came."""
+        # Not twice for one burst: the doubling must have had time to take effect.
+        if now - self._changed < GROWTH_PAUSE and self.level > self.policy.minimum:
+            return
+        self.level = min(self.level * 2, max(self.policy.maximum, self.policy.minimum))
+        self._changed = now
+
+    def decay(self, now: int) -> None:
+        """Shrink the level a step for each ``decay`` that went by without growth."""
+        while self.level > self.policy.minimum and now - self._changed >= self.policy.decay:
+            self.level = max(self.policy.minimum, self.level - max(1, self.level // 4))
+            self._changed += self.policy.decay
+
+    def surplus(self, available: int) -> int:
+        """How many of the available addresses to give back: none below twice the target (hysteresis)."""
+        return available - self.target if available > 2 * self.target else 0
+
+
+GROWTH_PAUSE = 5_000_000
+"""Two doublings are at least this far apart (ns): about one transaction."""

@@ -1,0 +1,64 @@
+"""What the cluster tells a node, beside its blocks: pools, reservations, IPAM configuration, lock, its labels.
+
+Holds the raw records (for the checkpoint) and their meaning. A record that cannot be understood leaves the last
+meaning of its key in force and raises RecordError.
+"""
+
+from typing import TypeVar
+
+from ipamd.core import keys
+from ipamd.core.address import Cidr
+from ipamd.core.pool import Pool, decode_pool
+from ipamd.core.records import IpamConfig, datastore_locked, decode_config, reserved_cidrs
+
+
+class Settings:
+    """The cluster's settings as this node last saw them."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.records: dict[str, bytes] = {}
+        self.pools: dict[str, Pool] = {}
+        self.reservations: dict[str, tuple[Cidr, ...]] = {}
+        self.config = IpamConfig()
+        self.locked = False
+
+    def apply(self, key: str, value: bytes | None) -> bool:
+        """Take in a record; returns whether it is a pool, on which the order of blocks depends."""
+        kind, name = keys.kind_of(key), keys.name_of(key)
+        if kind is keys.Kind.POOL:
+            _set(self.pools, name, None if value is None else decode_pool(value))
+        elif kind is keys.Kind.RESERVATION:
+            _set(self.reservations, name, None if value is None else reserved_cidrs(value))
+        elif kind is keys.Kind.CONFIG:
+            self.config = decode_config(value)
+        elif kind is keys.Kind.CLUSTER_INFORMATION:
+            self.locked = datastore_locked(value)
+        elif kind is not keys.Kind.NODE:
+            return False
+        if value is None:
+            self.records.pop(key, None)
+        else:
+            self.records[key] = value
+        return kind is keys.Kind.POOL
+
+    def reserved_in(self, block: Cidr) -> int:
+        """Bitmap of a block's ordinals that a reservation keeps from automatic assignment."""
+        bits = 0
+        for cidrs in self.reservations.values():
+            for cidr in cidrs:
+                if cidr.contains(block):
+                    return (1 << block.size) - 1
+                if block.contains(cidr):
+                    bits |= ((1 << cidr.size) - 1) << (cidr.base - block.base)
+        return bits
+
+
+_Value = TypeVar("_Value")
+
+
+def _set(table: dict[str, _Value], name: str, value: _Value | None) -> None:
+    if value is None:
+        table.pop(name, None)
+    else:
+        table[name] = value

@@ -1,0 +1,86 @@
+"""What a node's blocks should give it: how many addresses to reserve, from which block, and what to give back.
+
+Pure functions of the ledger. The writer of the store asks them before each transaction; nothing here changes state.
+"""
+
+from ipamd.core.block import Block, ordinals_of
+from ipamd.core.ledger import Ledger
+from ipamd.core.pool import Pool
+from ipamd.core.records import BlockRecord
+
+SPARE = 2
+"""Free ordinals of a block that stay unreserved while nobody waits: the node agent takes tunnel addresses from them."""
+
+SPARE_FROM = 8
+"""Blocks smaller than this have no spare ordinals: they would lose too large a share."""
+
+IDLE_BLOCK = 60_000_000_000
+"""How long a block has been empty before it is given back (ns): a claim is dearer than a minute of waiting."""
+
+
+def shortage(ledger: Ledger, pool: Pool, now: int) -> int:
+    """How many more addresses of a pool this node wants in reserve; negative: it has more than it wants."""
+    if ledger.settings.config.strict_affinity:  # nobody may borrow: to reserve all costs the others nothing
+        return sum(block.unreserved_bits.bit_count() for block in ledger.blocks_of(pool.name))
+    return ledger.reserve(pool.name, now).target - ledger.available(pool.name)
+
+
+def urgent(ledger: Ledger, pool: Pool, now: int) -> bool:
+    """Whether the reserve is so low that it is worth a transaction of its own."""
+    reserve = ledger.reserve(pool.name, now)
+    return reserve.waiting > 0 or ledger.available(pool.name) * 2 <= reserve.level
+
+
+def reservable(ledger: Ledger, block: Block, record: BlockRecord, *, waiting: bool) -> list[int]:
+    """The free ordinals of a block's image that may be reserved, the one that has been free the longest first."""
+    barred = ledger.settings.reserved_in(block.net)
+    free = [ordinal for ordinal in record.unallocated if not barred >> ordinal & 1]
+    return free if waiting or block.net.size < SPARE_FROM else free[: max(0, len(free) - SPARE)]
+
+
+def wants_block(ledger: Ledger, pool: Pool, now: int) -> bool:
+    """Whether the node's blocks of a pool cannot satisfy it: time to claim another, before the last is used up."""
+    if ledger.settings.locked:
+        return False
+    waiting = ledger.reserve(pool.name, now).waiting > 0
+    missing = ledger.reserve(pool.name, now).target - ledger.available(pool.name)
+    blocks = ledger.blocks_of(pool.name)
+    if not any(block.owned for block in blocks):
+        return True
+    for block in blocks:
+        if block.owned and block.record is not None:
+            missing -= len(reservable(ledger, block, block.record, waiting=waiting))
+    return missing > 0
+
+
+def surplus(ledger: Ledger, pool: Pool, now: int) -> list[tuple[Block, list[int]]]:
+    """Which reserved ordinals of a pool to give back: those of the last blocks, the last to be handed out."""
+    serves = pool in ledger.pools_in_use()
+    available = ledger.available(pool.name)
+    excess = available if not serves else ledger.reserve(pool.name, now).surplus(available)
+    if serves and ledger.settings.config.strict_affinity:
+        return []
+    gifts = []
+    for block in reversed(ledger.blocks_of(pool.name)):
+        if excess <= 0:
+            break
+        ordinals = ordinals_of(block.reserve_bits)[-excess:]
+        if ordinals:
+            gifts.append((block, ordinals))
+        excess -= len(ordinals)
+    return gifts
+
+
+def idle_block(ledger: Ledger, now: int) -> Block | None:
+    """A block of this node that nobody uses, has not for a while, and that the reserve can do without."""
+    for block in ledger.blocks.values():
+        block.idle_since = (block.idle_since or now) if block.empty else None
+        if not block.owned or block.idle_since is None or now - block.idle_since < IDLE_BLOCK:
+            continue
+        pool = ledger.pool_of(block)
+        if pool is None or pool not in ledger.pools_in_use():
+            return block
+        others = [other for other in ledger.blocks_of(pool.name) if other is not block and other.owned]
+        if others and sum(other.available for other in others) >= ledger.reserve(pool.name, now).target:
+            return block
+    return None
