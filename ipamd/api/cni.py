@@ -1,0 +1,324 @@
+"""The CNI contract: what the plugin sends, what it prints. Pure.
+
+A request carries the plugin's environment as header fields (``Cni-Command`` and so on) and its standard input as the
+body; see ``cni/ipamd-cni.c``. Rules are those of the CNI specification 1.1.0 and, for configurations, those of 0.1.0
+to 1.0.0; the answer is in the version that the configuration names. Answers for ``calico-ipam`` are byte for byte
+what Calico's plugin prints.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Raw, Struct
+
+from ipamd.api.http import Request
+from ipamd.core.address import parse_address
+from ipamd.core.errors import Code, RefusedError
+from ipamd.core.facts import Attachment
+from ipamd.core.request import AddRequest
+
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""The versions of the specification that are spoken, oldest first."""
+
+_SINCE = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
+
+_REQUIRED = {
+    "ADD": ("cni-containerid", "cni-netns", "cni-ifname"),
+    "DEL": ("cni-containerid", "cni-ifname"),
+    "CHECK": ("cni-containerid", "cni-netns", "cni-ifname"),
+    "STATUS": (),
+    "GC": ("cni-path",),
+}
+"""The variables that each verb must find set and not empty (specification, "Parameters" of each operation)."""
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_INTERFACE = re.compile(r"[^/:\s]{1,15}")
+_MAX_NAME = 1024  # a handle id becomes part of a key; no runtime's ids come near this
+
+
+class Route(Struct, frozen=True, omit_defaults=True):
+    """A route as configurations and results write it; the last five since 1.1.0."""
+
+    dst: str
+    gw: str = ""
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int | None = None
+    scope: int | None = None
+
+
+class Ipam(Struct, frozen=True):
+    """The ``ipam`` section, as far as it concerns us; unknown keys are ignored, as Calico's plugin does."""
+
+    type: str = ""
+    assign_ipv4: str | bool | None = None
+    assign_ipv6: str | bool | None = None
+    ipv4_pools: list[str] | None = None
+    ipv6_pools: list[str] | None = None
+    gateway: str | list[str] | None = None
+    routes: list[Route] | None = None
+    subnet: str | None = None
+    ranges: Raw | None = None
+
+
+class _Args(Struct, frozen=True):
+    cni: dict[str, Raw] = {}
+
+
+class NetworkConfig(Struct, frozen=True):
+    """The network configuration on the plugin's standard input."""
+
+    name: str = ""
+    cniVersion: str = "0.1.0"  # noqa: N815 - CNI's field name; its absence means the first version
+    ipam: Ipam = Ipam()
+    args: _Args | None = None
+    runtimeConfig: dict[str, Raw] | None = None  # noqa: N815 - CNI's field name
+    prevResult: Raw | None = None  # noqa: N815 - CNI's field name
+    attachments: list[dict[str, str]] | None = msgspec.field(default=None, name="cni.dev/valid-attachments")
+
+
+class Invocation(Struct, frozen=True):
+    """One call of the plugin, checked. ``started`` is CLOCK_BOOTTIME in ns; ``args`` are those of CNI_ARGS."""
+
+    command: str
+    attachment: Attachment
+    args: dict[str, str]
+    config: NetworkConfig
+    started: int
+
+
+class ResultAddress(Struct, frozen=True):
+    """An address to answer: IP version, text, prefix length of its block."""
+
+    family: int
+    address: str
+    prefix: int
+
+
+_decode_config = msgspec.json.Decoder(NetworkConfig).decode
+
+
+def read_config(request: Request) -> NetworkConfig:
+    """The configuration in a request's body; raises RefusedError (6, 7 or 1)."""
+    try:
+        config = _decode_config(request.body)
+    except msgspec.ValidationError as error:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION, f"cannot use the network configuration: {error}; correct the CNI configuration"
+        ) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RefusedError(
+            Code.UNDECODABLE, f"cannot read the network configuration: it is not JSON ({error}); correct it"
+        ) from error
+    if config.cniVersion not in VERSIONS:
+        raise RefusedError(
+            Code.INCOMPATIBLE_VERSION,
+            f"cannot answer in CNI version {config.cniVersion}: the versions spoken are {', '.join(VERSIONS)}; "
+            "correct cniVersion in the network configuration",
+        )
+    return config
+
+
+def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> Invocation:
+    """The call that a request and its configuration make; ``arrival`` is CLOCK_BOOTTIME (ns).
+
+    Raises RefusedError: 4 for the environment, 7 for the configuration, 1 for a verb the version does not have.
+    """
+    headers = request.headers
+    command = headers.get("cni-command", "")
+    if command not in _REQUIRED:
+        raise _environment(f"CNI_COMMAND is {command!r}, not one of {', '.join(_REQUIRED)}")
+    if VERSIONS.index(config.cniVersion) < VERSIONS.index(_SINCE[command]):
+        raise RefusedError(Code.INCOMPATIBLE_VERSION, f"plugin version does not allow {command}")
+    missing = [name for name in _REQUIRED[command] if not headers.get(name)]
+    if missing:
+        raise _environment(f"{', '.join(_variable(name) for name in missing)} must be set for {command}")
+    container, interface = headers.get("cni-containerid", ""), headers.get("cni-ifname", "")
+    if container and (not _NAME.fullmatch(container) or len(container) > _MAX_NAME):
+        raise _environment(f"CNI_CONTAINERID {container[:80]!r} is not a container id")
+    if interface and (not _INTERFACE.fullmatch(interface) or interface in (".", "..")):
+        raise _environment(f"CNI_IFNAME {interface[:80]!r} is not an interface's name")
+    if not _NAME.fullmatch(config.name) or len(config.name) > _MAX_NAME:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot use the network configuration: its name {config.name[:80]!r} is not a network's name; "
+            "it must begin with a letter or digit, followed by letters, digits, '_', '.', '-'",
+        )
+    started = headers.get("ipamd-started", "")
+    return Invocation(
+        command,
+        Attachment(config.name, container, interface),
+        _read_args(headers.get("cni-args", "")),
+        config,
+        min(int(started), arrival) if started.isascii() and started.isdecimal() and len(started) < 20 else arrival,
+    )
+
+
+def _environment(problem: str) -> RefusedError:
+    return RefusedError(Code.INVALID_ENVIRONMENT, f"cannot use the plugin's environment: {problem}")
+
+
+def _variable(header: str) -> str:
+    return header.upper().replace("-", "_")
+
+
+def _read_args(text: str) -> dict[str, str]:
+    args = {}
+    for pair in filter(None, text.split(";")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise _environment(f"CNI_ARGS has {pair[:80]!r}, which is not KEY=VALUE")
+        args[key] = value
+    return args
+
+
+def add_request(invocation: Invocation) -> AddRequest:
+    """What an ADD asks the core for; raises RefusedError for what is not served."""
+    config, args = invocation.config, invocation.args
+    _refuse_unserved(config, args)
+    families = tuple(
+        family
+        for family, wanted in (
+            (4, _flag(config, "assign_ipv4", default=True)),
+            (6, _flag(config, "assign_ipv6", default=False)),
+        )
+        if wanted
+    )
+    if not families:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            'cannot assign an address: both assign_ipv4 and assign_ipv6 are false; set one of them to "true"',
+        )
+    labels = {}
+    for label, name in (("namespace", "K8S_POD_NAMESPACE"), ("pod", "K8S_POD_NAME")):
+        if args.get(name):
+            labels[label] = args[name]
+    named = {4: tuple(config.ipam.ipv4_pools or ()), 6: tuple(config.ipam.ipv6_pools or ())}
+    return AddRequest(invocation.attachment, families, labels, invocation.started, named)
+
+
+def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
+    value = getattr(config.ipam, name)
+    if value is None:
+        return default
+    if value in (True, "true"):
+        return True
+    if value in (False, "false"):
+        return False
+    raise RefusedError(
+        Code.INVALID_CONFIGURATION,
+        f'cannot use the network configuration: ipam.{name} is {value!r}; write "true" or "false"',
+    )
+
+
+def _refuse_unserved(config: NetworkConfig, args: Mapping[str, str]) -> None:
+    """Say no to what would otherwise silently be ignored: a pod must not get another address than it asked for."""
+    ipam = config.ipam
+    if ipam.type == "host-local" or ipam.subnet is not None or ipam.ranges is not None:
+        raise RefusedError(
+            Code.UNSUPPORTED_FIELD,
+            "cannot assign an address: host-local ranges (ipam.subnet, ipam.ranges) are not served by this version; "
+            "use the host-local plugin, or pools with ipam.type ipamd",
+        )
+    asked = None
+    if args.get("IP"):
+        asked = f"IP={args['IP']} in CNI_ARGS"
+    elif "ips" in (config.runtimeConfig or {}):
+        asked = "the ips capability"
+    elif config.args is not None and "ips" in config.args.cni:
+        asked = "args.cni.ips"
+    if asked:
+        raise RefusedError(
+            Code.UNSUPPORTED_FIELD,
+            f"cannot assign the requested address: {asked} is not served by this version; ask without it",
+        )
+
+
+def older_handle(invocation: Invocation) -> str:
+    """The handle under which old versions of Calico's plugin kept the pod's address; "" without a pod."""
+    namespace, pod = invocation.args.get("K8S_POD_NAMESPACE"), invocation.args.get("K8S_POD_NAME")
+    return f"{namespace}.{pod}" if namespace and pod else ""
+
+
+# --- answers --------------------------------------------------------------------------------------------------
+
+
+def result(config: NetworkConfig, addresses: Sequence[ResultAddress]) -> bytes:
+    """The success of an ADD, in the configuration's version.
+
+    For ``calico-ipam`` an address has its block's mask and is its own route: Calico's main plugin takes an empty
+    list of routes to mean "no host routes". Otherwise it stands alone, with the configured gateway and routes.
+    """
+    calico = config.ipam.type == "calico-ipam"
+    gateways = {} if calico else _gateways(config.ipam)
+    ips, routes = [], []
+    for each in addresses:
+        prefix = each.prefix if calico else (32 if each.family == 4 else 128)
+        ips.append((each.family, f"{each.address}/{prefix}", gateways.get(each.family, "")))
+        if calico:
+            routes.append((each.family, Route(f"{each.address}/{prefix}")))
+    if not calico:
+        routes = [(6 if ":" in route.dst else 4, route) for route in config.ipam.routes or ()]
+    version = config.cniVersion
+    answer = _by_family(version, ips, routes) if version in ("0.1.0", "0.2.0") else _by_list(version, ips, routes)
+    return msgspec.json.format(msgspec.json.encode(answer), indent=4)
+
+
+def _by_family(
+    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]]
+) -> dict[str, object]:
+    answer: dict[str, object] = {"cniVersion": version}
+    for family, address, gateway in ips:
+        part: dict[str, object] = {"ip": address}
+        if gateway:
+            part["gateway"] = gateway
+        own = [Route(route.dst, route.gw) for its, route in routes if its == family]
+        if own:
+            part["routes"] = own
+        answer[f"ip{family}"] = part
+    answer["dns"] = {}
+    return answer
+
+
+def _by_list(
+    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]]
+) -> dict[str, object]:
+    old = VERSIONS.index(version) < VERSIONS.index("1.0.0")
+    listed = []
+    for family, address, gateway in ips:
+        entry = {"version": str(family)} if old else {}
+        entry["address"] = address
+        if gateway:
+            entry["gateway"] = gateway
+        listed.append(entry)
+    answer: dict[str, object] = {"cniVersion": version, "ips": listed}
+    if routes:
+        answer["routes"] = [route if version == "1.1.0" else Route(route.dst, route.gw) for _family, route in routes]
+    if old:
+        answer["dns"] = {}
+    return answer
+
+
+def _gateways(ipam: Ipam) -> dict[int, str]:
+    listed = ipam.gateway if isinstance(ipam.gateway, list) else [ipam.gateway] if ipam.gateway else []
+    try:
+        return {parse_address(gateway)[0]: gateway for gateway in listed}
+    except ValueError as error:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION, f"cannot use the network configuration: ipam.gateway: {error}"
+        ) from error
+
+
+def error_object(version: str, error: RefusedError) -> bytes:
+    """A CNI error object, indented as CNI's own library prints it."""
+    answer: dict[str, object] = {"cniVersion": version, "code": int(error.code), "msg": error.msg}
+    if error.details:
+        answer["details"] = error.details
+    return msgspec.json.format(msgspec.json.encode(answer), indent=4)
+
+
+def check_gateway(config: NetworkConfig) -> None:
+    """Raise RefusedError for a gateway that ``result`` could not answer with, before anything is assigned."""
+    _gateways(config.ipam)

@@ -1,0 +1,96 @@
+"""One client's connection: a non-blocking socket, the parser of what it sends, and its deadlines as plain values.
+
+Holds no task and never waits: the server's task for the connection calls ``receive`` and ``send`` and waits
+between them, the server's sweep and its overload rule read the rest. May import ``access`` and ``http``; of Trio
+only the scope by which a connection is ended.
+"""
+
+import socket
+from math import inf
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from ipamd.api.access import Peer
+from ipamd.api.http import Parser
+
+_RECEIVE: Final = 65536  # bytes
+
+
+class Limits(Struct, frozen=True):
+    """What a client may take. Sizes in bytes, times in seconds (kept to a quarter of the shortest)."""
+
+    max_connections: int = 512
+    max_head: int = 32768
+    max_body: int = 1 << 20
+    request_timeout: float = 10.0
+    """For a request to arrive whole, from its first byte (a connection's first request: from the accept)."""
+    idle_timeout: float = 60.0
+    """For the next request to begin."""
+    send_timeout: float = 10.0
+    """For a response to be taken whole."""
+
+
+class Connection:
+    """What the server knows of one client. Times are Trio's clock, in seconds."""
+
+    __slots__ = ("begun", "due", "parser", "peer", "replying", "scope", "served", "sock", "waiting_since")
+
+    def __init__(self, sock: socket.socket, peer: Peer, limits: Limits, now: float) -> None:
+        sock.settimeout(0)
+        self.sock = sock
+        self.peer = peer
+        self.parser = Parser(limits.max_head, limits.max_body)
+        self.scope = trio.CancelScope()
+        """Cancelling it ends the connection, whatever its task is waiting for."""
+        self.begun: float | None = now
+        """When the request being received began (the first: at the accept); None while none is."""
+        self.due = inf
+        """When the sweep is to end the connection."""
+        self.waiting_since: float | None = None
+        """Since when the task waits for a request of which nothing has come yet."""
+        self.replying = False
+        """Whether a request was read of whose reply nothing was sent."""
+        self.served = False
+        """Whether a request was answered."""
+
+    def expect(self, now: float, limits: Limits) -> None:
+        """Set the deadline of a wait for input, by what is still to come: the rest of a request or a new one."""
+        partial = self.parser.partial
+        if partial and self.begun is None:
+            self.begun = now
+        self.due = now + limits.idle_timeout if self.begun is None else self.begun + limits.request_timeout
+        self.waiting_since = None if partial else now
+
+    def receive(self) -> bytes | None:
+        """Return what has arrived: None if nothing has, no bytes if the client hung up."""
+        try:
+            return self.sock.recv(_RECEIVE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def send(self, data: bytes | memoryview) -> int | None:
+        """Send what the socket takes now; return how many bytes that were, None if the client hung up."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return None
+
+    def has_input(self) -> bool:
+        """Whether something has arrived that was not received."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def end_output(self) -> None:
+        """Let the client read the end of what was sent to it; it may still send."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it hung up

@@ -1,0 +1,204 @@
+"""CNI requests, from the parsed HTTP request to its response: decide, make durable, reply.
+
+On the way to the reply there is no store, no disk sync, no log line and no thread, unless ``durability`` asks for it;
+only an ADD that finds the reserve empty waits. ``decide`` and mutate happen in one step of the ledger; what follows
+before the reply is one write to the journal.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from ipamd.api import cni
+from ipamd.api.access import Peer
+from ipamd.api.cni import Invocation, NetworkConfig, ResultAddress
+from ipamd.api.http import Request, Response
+from ipamd.api.waiting import Waiting, not_durable
+from ipamd.core.clock import Now
+from ipamd.core.errors import Code, NotDurableError, RefusedError
+from ipamd.core.facts import Assigned, Fact
+from ipamd.core.ledger import Ledger
+from ipamd.core.request import Added, AddRequest, Shortage
+
+_STATUS = {
+    Code.TRY_AGAIN_LATER: 503,
+    Code.NOT_AVAILABLE: 503,
+    Code.NO_POOL: 409,
+    Code.EXHAUSTED: 409,
+    Code.BLOCK_LIMIT: 409,
+    Code.DELETED: 409,
+    Code.IO_FAILURE: 500,
+}
+"""The HTTP status of a refusal, by its CNI code; 400 for the others."""
+
+_SUCCESS = (("Ipamd-Exit", "0"),)
+_FAILURE = (("Ipamd-Exit", "1"),)
+
+
+class Stages(Struct):
+    """How long one request and its stages took (ns), for the metrics: 0 where a stage did not happen.
+
+    ``queue`` is from the plugin's start to the arrival here: its exec, its connect, and the wait for this daemon.
+    """
+
+    verb: str
+    began: int
+    total: int = 0
+    queue: int = 0
+    decide: int = 0
+    journal: int = 0
+    wait: int = 0
+
+
+class Handlers:
+    """Serves ``POST /v1/cni``.
+
+    ``append`` makes facts survive a crash of the daemon (raises NotDurableError if it cannot); ``wake`` tells the writer of
+    the store; ``durable``, if ``durability`` asks for more, is awaited before the reply with the facts it is about.
+    ``observe`` is told the outcome of each request; ``elapsed`` (ns) is only measured with.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        waiting: Waiting,
+        now: Callable[[], Now],
+        elapsed: Callable[[], int],
+        append: Callable[[Sequence[Fact]], None],
+        wake: Callable[[], None],
+        observe: Callable[[Stages, int], None],
+        durable: Callable[[Sequence[Fact]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._ledger, self._waiting, self._now, self._elapsed = ledger, waiting, now, elapsed
+        self._append, self._wake, self._observe, self._durable = append, wake, observe, durable
+        self.ready: Callable[[], str] = lambda: ""
+        """Why an ADD could not be served now; "" if it could."""
+
+    def cni(self, request: Request, _peer: Peer) -> Response | Awaitable[Response]:
+        """Answer one call of the plugin."""
+        arrival = self._now().boot
+        stages = Stages(request.headers.get("cni-command", "?"), self._elapsed())
+        version = cni.VERSIONS[-1]
+        try:
+            config = cni.read_config(request)
+            version = config.cniVersion
+            invocation = cni.read_invocation(request, config, arrival)
+            stages.queue = arrival - invocation.started
+            match invocation.command:
+                case "ADD":
+                    return self._add(invocation, stages)
+                case "DEL":
+                    return self._delete(invocation, stages)
+                case "CHECK":
+                    return self._done(stages, self._check(invocation))
+                case "STATUS":
+                    return self._done(stages, self._status())
+                case _:
+                    raise RefusedError(
+                        Code.UNSUPPORTED_FIELD, "cannot collect garbage: GC is not served by this version"
+                    )
+        except RefusedError as error:
+            return self._refuse(version, stages, error)
+
+    # --- verbs ------------------------------------------------------------------------------------------------
+
+    def _add(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
+        asked = cni.add_request(invocation)
+        cni.check_gateway(invocation.config)
+        began = self._elapsed()
+        decided = self._ledger.add(asked, self._now())
+        stages.decide = self._elapsed() - began
+        if isinstance(decided, Shortage):
+            return self._guard(self._wait(invocation, stages, asked, decided), invocation.config, stages)
+        return self._finish_add(invocation, stages, decided)
+
+    async def _wait(self, invocation: Invocation, stages: Stages, asked: AddRequest, shortage: Shortage) -> Response:
+        began = self._elapsed()
+        try:
+            decided = await self._waiting.join(asked, shortage)
+        finally:
+            stages.wait = self._elapsed() - began
+        finished = self._reply_add(invocation, stages, decided.assigned)
+        return finished if isinstance(finished, Response) else await finished
+
+    def _finish_add(self, invocation: Invocation, stages: Stages, decided: Added) -> Response | Awaitable[Response]:
+        if decided.facts:
+            try:
+                self._persist(decided.facts, stages)
+            except NotDurableError as error:
+                raise not_durable(self._ledger, decided.assigned, error) from error
+        return self._reply_add(invocation, stages, decided.assigned)
+
+    def _reply_add(self, invocation: Invocation, stages: Stages, assigned: Assigned) -> Response | Awaitable[Response]:
+        response = Response(200, cni.result(invocation.config, self._addresses(assigned)), headers=_SUCCESS)
+        if self._durable is not None:
+            return self._reply_durable((assigned,), response, stages)
+        return self._done(stages, response)
+
+    def _delete(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
+        began = self._elapsed()
+        decided = self._ledger.delete(invocation.attachment, cni.older_handle(invocation), invocation.started)
+        stages.decide = self._elapsed() - began
+        self._waiting.serve()  # a DEL ends the wait of an ADD that it overtook
+        try:
+            self._persist(decided.facts, stages)
+        except NotDurableError:
+            # A full disk must not keep a pod from going: the release is in memory and will reach the store; only if
+            # the daemon is killed before that does the address stay allocated, until it is collected.
+            self._wake()
+        response = Response(200, headers=_SUCCESS)
+        if self._durable is not None:
+            return self._reply_durable(decided.facts, response, stages)
+        return self._done(stages, response)
+
+    def _check(self, invocation: Invocation) -> Response:
+        held = self._ledger.holdings.get(invocation.attachment)
+        if held is None:
+            raise RefusedError(
+                Code.CONTAINER_UNKNOWN,
+                f"cannot confirm the address of container {invocation.attachment.container}: this node has assigned "
+                "none to it; delete and recreate the pod",
+            )
+        return Response(200, headers=_SUCCESS)
+
+    def _status(self) -> Response:
+        reason = self.ready()
+        if reason:
+            raise RefusedError(Code.NOT_AVAILABLE, f"cannot serve ADD: {reason}")
+        return Response(200, headers=_SUCCESS)
+
+    # --- the steps they share ---------------------------------------------------------------------------------
+
+    def _persist(self, facts: Sequence[Fact], stages: Stages) -> None:
+        began = self._elapsed()
+        self._append(facts)
+        stages.journal = self._elapsed() - began
+        self._wake()
+
+    def _addresses(self, assigned: Assigned) -> list[ResultAddress]:
+        blocks = self._ledger.blocks
+        return [
+            ResultAddress(block.net.family, block.address(place.ordinal), block.net.prefix)
+            for place, block in ((place, blocks[place.block]) for place in assigned.places)
+        ]
+
+    async def _reply_durable(self, facts: Sequence[Fact], response: Response, stages: Stages) -> Response:
+        if self._durable is not None:
+            await self._durable(facts)
+        return self._done(stages, response)
+
+    async def _guard(self, work: Awaitable[Response], config: NetworkConfig, stages: Stages) -> Response:
+        try:
+            return await work
+        except RefusedError as error:
+            return self._refuse(config.cniVersion, stages, error)
+
+    def _done(self, stages: Stages, response: Response) -> Response:
+        stages.total = self._elapsed() - stages.began
+        self._observe(stages, 0)
+        return response
+
+    def _refuse(self, version: str, stages: Stages, error: RefusedError) -> Response:
+        stages.total = self._elapsed() - stages.began
+        self._observe(stages, error.code)
+        return Response(_STATUS.get(error.code, 400), cni.error_object(version, error), headers=_FAILURE)

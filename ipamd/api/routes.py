@@ -1,0 +1,132 @@
+"""The API's routes: one literal table of path, method, who may call it, and what answers.
+
+The same noun names the route, the view and the command. ``GET /`` lists the table. What a route may not do: wait for
+the store (only an ADD may, inside its handler).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from ipamd.api import views
+from ipamd.api.access import Access, Peer, Rule
+from ipamd.api.handlers import Handlers
+from ipamd.api.http import Request, Response
+from ipamd.core.errors import Code
+from ipamd.core.ledger import Ledger
+
+Answer = Callable[[Request, Peer], Response | Awaitable[Response]]
+
+
+class Route(Struct, frozen=True):
+    """One path: its method, the access rule, what it is for in a line, and what answers."""
+
+    method: str
+    path: str
+    rule: Rule
+    what: str
+    answer: Answer
+
+
+class Reports(Struct, frozen=True):
+    """What the routes show that the ledger does not know: given by the daemon."""
+
+    status: Callable[[], Mapping[str, object]]
+    config: Callable[[], Mapping[str, object]]
+    metrics: Callable[[], tuple[str, bytes]]
+    """Content type and body of the Prometheus exposition."""
+    ready: Callable[[], str]
+    """Why an ADD could not be served now; "" if it could."""
+    now: Callable[[], int]
+
+
+def table(handlers: Handlers, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
+    """All routes of the socket."""
+    return (
+        Route("POST", "/v1/cni", Rule.ADMIN, "one call of the CNI plugin", handlers.cni),
+        Route("GET", "/v1/pools", Rule.READ, "IP pools and this node's share", lambda *_: _json(views.pools(ledger))),
+        Route("GET", "/v1/blocks", Rule.READ, "this node's blocks", lambda *_: _json(views.blocks(ledger))),
+        Route("GET", "/v1/allocations", Rule.READ, "addresses in use", lambda *_: _json(views.allocations(ledger))),
+        Route(
+            "GET",
+            "/v1/reserve",
+            Rule.READ,
+            "addresses that can be handed out at once",
+            lambda *_: _json(views.reserves(ledger, reports.now())),
+        ),
+        Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: _json(reports.status())),
+        Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: _json(reports.config())),
+        *public(reports),
+    )
+
+
+def public(reports: Reports) -> tuple[Route, ...]:
+    """The routes that may also be served over TCP: nothing but numbers and yes or no."""
+
+    def metrics(_request: Request, _peer: Peer) -> Response:
+        content_type, body = reports.metrics()
+        return Response(200, body, content_type)
+
+    def ready(_request: Request, _peer: Peer) -> Response:
+        reason = reports.ready()
+        return _json({"ready": not reason, "reason": reason}, 503 if reason else 200)
+
+    return (
+        Route("GET", "/metrics", Rule.ANYONE, "metrics for Prometheus", metrics),
+        Route("GET", "/healthz", Rule.ANYONE, "the daemon answers", lambda *_: _json({"healthy": True})),
+        Route("GET", "/readyz", Rule.ANYONE, "an ADD can be served", ready),
+    )
+
+
+class Router:
+    """Finds the route of a request and checks that its caller may call it. A Handler for ``api.server``."""
+
+    def __init__(self, routes: tuple[Route, ...], access: Access) -> None:
+        self._access = access
+        self._routes = {(route.path, route.method): route for route in (*routes, self._index(routes))}
+        self._methods: dict[str, list[str]] = {}
+        for path, method in self._routes:
+            self._methods.setdefault(path, []).append(method)
+
+    def __call__(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
+        """Answer a request."""
+        route = self._routes.get((request.path, request.method))
+        if route is None:
+            return self._lost(request)
+        if not self._access.allows(route.rule, peer):
+            return _refusal(403, f"cannot serve {request.path} to uid {peer.uid}: {_WHO[route.rule]}")
+        return route.answer(request, peer)
+
+    def _lost(self, request: Request) -> Response:
+        allowed = self._methods.get(request.path)
+        if allowed is None:
+            return _refusal(404, f"cannot serve {request.path[:80]}: there is no such path; GET / lists them")
+        methods = ", ".join(sorted(allowed))
+        response = _refusal(405, f"cannot serve {request.method[:20]} {request.path}: only {methods}")
+        return msgspec.structs.replace(response, headers=(*response.headers, ("Allow", methods)))
+
+    @staticmethod
+    def _index(routes: tuple[Route, ...]) -> Route:
+        listed = [
+            {"method": route.method, "path": route.path, "access": route.rule.name.lower(), "what": route.what}
+            for route in routes
+        ]
+        return Route("GET", "/", Rule.ANYONE, "this list", lambda *_: _json(listed))
+
+
+_WHO = {
+    Rule.ADMIN: "only root and the daemon's own user may; use sudo",
+    Rule.READ: "only root, the daemon's own user and the members of socket_group may; join the group or use sudo",
+    Rule.ANYONE: "",
+}
+
+
+def _json(value: object, status: int = 200) -> Response:
+    body = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    return Response(status, body)
+
+
+def _refusal(status: int, msg: str) -> Response:
+    body = msgspec.json.encode({"code": int(Code.INVALID_ENVIRONMENT), "msg": msg})
+    return Response(status, body, headers=(("Ipamd-Exit", "1"),))

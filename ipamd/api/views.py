@@ -1,0 +1,181 @@
+"""What people debugging a node read: pools, blocks, allocations, reserve. Pure functions of the ledger.
+
+Every view is a value that encodes as JSON; addresses and CIDRs are canonical texts, times are RFC 3339 in UTC.
+"""
+
+from msgspec import Struct
+
+from ipamd.core.address import format_address
+from ipamd.core.block import Block
+from ipamd.core.ledger import Ledger
+from ipamd.core.records import rfc3339
+from ipamd.core.supply import shortage
+
+
+class PoolView(Struct, frozen=True):
+    """A pool, and this node's share of it. ``excluded``: why it does not serve this node's pods, "" if it does."""
+
+    name: str
+    cidr: str
+    block_size: int
+    disabled: bool
+    node_selector: str
+    excluded: str
+    blocks: int
+    addresses_in_use: int
+    addresses_in_reserve: int
+
+
+class BlockView(Struct, frozen=True):
+    """A block of this node, by what its addresses are: in use, in reserve, free, or anything else."""
+
+    cidr: str
+    pool: str
+    affine: bool
+    revision: int
+    size: int
+    in_use: int
+    in_reserve: int
+    unreserved: int
+    unflushed: int
+    contested: int
+
+
+class AllocationView(Struct, frozen=True):
+    """An address that a workload of this node holds. ``flushed``: the store says so too."""
+
+    address: str
+    block: str
+    ordinal: int
+    handle: str
+    network: str
+    container: str
+    interface: str
+    namespace: str
+    pod: str
+    since: str
+    flushed: bool
+
+
+class ReserveView(Struct, frozen=True):
+    """The reserve of a pool: the addresses that can be handed out at once, the next first."""
+
+    pool: str
+    target: int
+    available: int
+    missing: int
+    waiting: int
+    refusal: str
+    addresses: tuple[str, ...]
+
+
+def pools(ledger: Ledger) -> list[PoolView]:
+    """All pools, in name order."""
+    return [
+        PoolView(
+            pool.name,
+            str(pool.cidr),
+            pool.block_size,
+            pool.disabled,
+            pool.node_selector,
+            pool.exclusion("Workload"),
+            len(ledger.blocks_of(pool.name)),
+            sum(_in_use(block) for block in ledger.blocks_of(pool.name)),
+            ledger.available(pool.name),
+        )
+        for _name, pool in sorted(ledger.settings.pools.items())
+    ]
+
+
+def blocks(ledger: Ledger) -> list[BlockView]:
+    """This node's blocks, and those it holds addresses of."""
+    views = []
+    for block in ledger.blocks.values():
+        pool = ledger.pool_of(block)
+        views.append(
+            BlockView(
+                block.cidr,
+                pool.name if pool else "",
+                block.owned,
+                block.revision,
+                block.net.size,
+                _in_use(block),
+                block.available,
+                block.unreserved_bits.bit_count(),
+                len(block.unflushed) + len(block.releasing),
+                len(block.contested),
+            )
+        )
+    return views
+
+
+def allocations(ledger: Ledger) -> list[AllocationView]:
+    """What this node's workloads hold: attachments it knows, then what it knows only from the store."""
+    views = []
+    for attachment, assigned in ledger.holdings.items():
+        for place in assigned.places:
+            block = ledger.blocks[place.block]
+            views.append(
+                AllocationView(
+                    block.address(place.ordinal),
+                    place.block,
+                    place.ordinal,
+                    assigned.handle,
+                    attachment.network,
+                    attachment.container,
+                    attachment.interface,
+                    assigned.labels.get("namespace", ""),
+                    assigned.labels.get("pod", ""),
+                    rfc3339(assigned.at),
+                    place.ordinal not in block.unflushed and place.ordinal not in block.contested,
+                )
+            )
+    for block in ledger.blocks.values():
+        for handle, ordinals in block.adopted.items():
+            views.extend(_adopted(block, handle, ordinal) for ordinal in ordinals)
+    return views
+
+
+def reserves(ledger: Ledger, now: int) -> list[ReserveView]:
+    """The reserve of each pool that has one, at ``now`` (CLOCK_BOOTTIME, ns)."""
+    views = []
+    for name, reserve in sorted(ledger.reserves.items()):
+        pool = ledger.settings.pools.get(name)
+        if pool is None:
+            continue
+        addresses = [block.address(ordinal) for block in ledger.blocks_of(name) for ordinal in block.line()]
+        views.append(
+            ReserveView(
+                name,
+                reserve.target,
+                ledger.available(name),
+                max(0, shortage(ledger, pool, now)),
+                reserve.waiting,
+                reserve.refusal.error.msg if reserve.refusal else "",
+                tuple(addresses),
+            )
+        )
+    return views
+
+
+def _in_use(block: Block) -> int:
+    return len(block.desired) + sum(map(len, block.adopted.values()))
+
+
+def _adopted(block: Block, handle: str, ordinal: int) -> AllocationView:
+    owner = block.record.owner(ordinal) if block.record else None
+    secondary = owner.secondary if owner else {}
+    network, _dot, container = handle.partition(".")
+    return AllocationView(
+        format_address(block.net.family, block.net.base + ordinal),
+        block.cidr,
+        ordinal,
+        handle,
+        network,
+        container,
+        "",
+        secondary.get("namespace", ""),
+        secondary.get("pod", ""),
+        secondary.get("timestamp", ""),
+        flushed=True,
+    )
