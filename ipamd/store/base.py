@@ -1,0 +1,141 @@
+"""The narrow protocol that every store implements, and its values.
+
+Keys are Calico's etcd keys (``/calico/...``) in every store: they name kind, family and object, so a store with
+another key space (the Kubernetes API with Calico's CRDs) can translate them. Values are the records' JSON bytes.
+Revisions are integers that grow with every commit of the whole store; a record's revision is that of its last
+change. One contract suite (``tests/store/test_contract.py``) is run against every implementation.
+
+May import nothing of ipamd outside ``core``.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class StoreUnavailableError(Exception):
+    """The store did not answer in time or cannot be reached; whether a commit took effect is not known.
+
+    The text says which endpoint and why, for logs and for the error a pod's events show.
+    """
+
+
+class StoreRefusedError(Exception):
+    """The store answered and said no: authentication, permission, quota (NOSPACE), a request too large."""
+
+
+class CompactedError(Exception):
+    """The revisions from which a watch was to resume are gone: read everything again, then watch from there."""
+
+
+class Record(Struct, frozen=True):
+    """A key with its value and the revision of its last change."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class Change(Struct, frozen=True):
+    """One record's new value (None: delete), valid only while the record's revision is ``expected`` (0: absent)."""
+
+    key: str
+    value: bytes | None
+    expected: int
+
+
+ChangeSet = Sequence[Change]
+"""Changes that belong together, in an order of which every prefix is safe.
+
+Allocate: handle before block. Release: block before handle. Claim: affinity pending, block, affinity confirmed.
+etcd and the embedded store commit a set whole; a store that writes single objects applies it in order and stops
+at the first that fails. A key appears at most once in a set.
+"""
+
+
+class KeyRange(Struct, frozen=True):
+    """Keys with ``start <= key < end`` in byte order, at most ``limit`` of them."""
+
+    start: str
+    end: str
+    limit: int
+
+
+class Outcome(Struct, frozen=True):
+    """What a commit did.
+
+    ``chosen`` is the index of the change set that was committed, None if none could be; ``revision`` the store's
+    revision at that moment (all written records have it, if one was chosen). If none was chosen, ``records`` holds
+    the current record of every key named by any of the sets (absent keys: no entry), and ``window`` the existing
+    keys of the range asked for.
+    """
+
+    chosen: int | None
+    revision: int
+    records: dict[str, Record]
+    window: tuple[str, ...] = ()
+
+
+class Snapshot(Struct, frozen=True):
+    """Records as they stood together at ``revision``."""
+
+    revision: int
+    records: tuple[Record, ...]
+
+
+class Event(Struct, frozen=True):
+    """A record changed: its new value (None: deleted) and the revision of the change."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Watch(Protocol):
+    """A stream of changes of a set of keys and prefixes that may grow and shrink while it runs.
+
+    Iterate it for batches of events in revision order. It resumes by itself, without loss, after the store was
+    away; it raises CompactedError when that is not possible.
+    """
+
+    def add(self, name: str, revision: int, *, prefix: bool = False) -> None:
+        """Watch ``name`` (or every key beginning with it) for changes after ``revision``; adding twice is one."""
+
+    def remove(self, name: str) -> None:
+        """Stop watching ``name``; events already under way may still arrive."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
+        """Batches of events; never ends by itself."""
+
+
+class Store(Protocol):
+    """A store of records with revisions. Every call has a deadline of its own and raises StoreUnavailableError."""
+
+    name: str
+    """``etcd`` or ``embedded``: for status and metrics."""
+    calls: dict[str, int]
+    """How many calls were made since the start, by kind (``read``, ``commit``, ``list``, ``watch``)."""
+
+    async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
+        """All records with these keys and below these prefixes, linearizable and at one revision."""
+
+    async def list_keys(self, window: KeyRange) -> tuple[int, tuple[str, ...]]:
+        """The store's revision and the existing keys of the window, in byte order."""
+
+    async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        """Commit the first change set all of whose expectations hold, in one round trip.
+
+        On StoreUnavailableError the outcome is unknown: read again before deciding anything.
+        """
+
+    def watch(self) -> AbstractAsyncContextManager[Watch]:
+        """A watch of nothing yet; entering it does not wait for the store."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last call or the watch stream reached the store."""
+
+    async def aclose(self) -> None:
+        """Let go of connections, threads and files."""

@@ -1,0 +1,294 @@
+"""From what a node wants its blocks to hold to the change set of one transaction. Pure.
+
+Several ADDs and DELs share a transaction; a block and the handles it names always change together, so that no crash
+point leaks a handle. The order of the changes is such that any prefix of them is safe: handles that gain, blocks,
+handles that lose.
+
+What records other than blocks hold (handles, affinities) is remembered in ``Known``. A key never seen is taken to be
+absent: if that is wrong, the commit is refused and its answer brings the record.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Raw, Struct
+
+from ipamd.core import keys, supply
+from ipamd.core.block import Block, ordinals_of
+from ipamd.core.clock import Now
+from ipamd.core.facts import Assigned, Committed, Fact, Withdrawn
+from ipamd.core.ledger import Ledger
+from ipamd.core.records import (
+    RESERVE_NOTE,
+    BlockRecord,
+    HandleRecord,
+    affinity_record,
+    attribute,
+    go_time,
+    new_block,
+)
+from ipamd.store.base import Change, Outcome, Record
+
+
+class Limits(Struct, frozen=True):
+    """How large a transaction may grow: operations (etcd's own limit is 128) and bytes (1.5 MiB)."""
+
+    operations: int = 64
+    size: int = 1 << 20
+
+
+class Batch(Struct, frozen=True):
+    """One transaction, the facts that must be durable before it is sent, and how many wishes it fulfils."""
+
+    changes: tuple[Change, ...]
+    before: tuple[Fact, ...] = ()
+    wishes: int = 0
+    full: bool = False
+    """Whether there was more to do than fits."""
+
+
+class Known:
+    """The last seen state of handles and affinities, by key."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def revision(self, key: str) -> int:
+        """The revision to expect of a key; 0: absent, as far as is known."""
+        record = self._records.get(key)
+        return record.revision if record else 0
+
+    def value(self, key: str) -> bytes | None:
+        """The value of a key, None if it is absent as far as is known."""
+        record = self._records.get(key)
+        return record.value if record else None
+
+    def learn(self, record_keys: Iterable[str], records: dict[str, Record]) -> None:
+        """These keys are now as in ``records``; those without a record are absent."""
+        for key in record_keys:
+            if is_block(key):
+                continue
+            if key in records:
+                self._records[key] = records[key]
+            else:
+                self._records.pop(key, None)
+
+    def wrote(self, changes: Iterable[Change], revision: int) -> None:
+        """A commit wrote these changes at ``revision``."""
+        for change in changes:
+            if is_block(change.key):
+                continue
+            if change.value is None:
+                self._records.pop(change.key, None)
+            else:
+                self._records[change.key] = Record(change.key, change.value, revision)
+
+
+def is_block(key: str) -> bool:
+    """Whether a key is a block's: the ledger knows blocks, ``Known`` the rest."""
+    return keys.kind_of(key) is keys.Kind.BLOCK
+
+
+def committed(changes: Iterable[Change], revision: int) -> list[Committed]:
+    """The facts that a successful commit established: the new images of the blocks it wrote."""
+    return [Committed(change.key, revision, change.value) for change in changes if is_block(change.key)]
+
+
+def observed(changes: Iterable[Change], outcome: Outcome) -> list[Committed]:
+    """The facts that a refused commit told: the current images of the blocks it meant to write."""
+    facts = []
+    for change in changes:
+        if is_block(change.key):
+            record = outcome.records.get(change.key)
+            if record is None:
+                facts.append(Committed(change.key, outcome.revision, None))
+            else:
+                facts.append(Committed(change.key, record.revision, record.value))
+    return facts
+
+
+def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | None:
+    """The next transaction that brings the store closer to what this node wants; None: there is nothing to do."""
+    draft = _Draft(ledger, known, limits, now)
+    for block in ledger.blocks.values():
+        draft.fulfil(block)
+    if not ledger.settings.locked:
+        for pool in ledger.settings.pools.values():
+            draft.give_back(pool.name)
+        for pool in ledger.pools_in_use():
+            draft.top_up(pool.name)
+    return draft.batch()
+
+
+def retire(ledger: Ledger, known: Known, block: Block) -> Batch:
+    """The transaction that gives an empty block back: block, affinity and the reserve's share of it."""
+    affinity = keys.affinity_key(ledger.node, block.net)
+    handle = HandleRecord(known.value(keys.handle_key(ledger.reserve_handle)))
+    handle.set(block.cidr, 0)
+    changes = (
+        Change(keys.block_key(block.net), None, block.revision),
+        Change(affinity, None, known.revision(affinity)),
+        _handle_change(known, ledger.reserve_handle, handle),
+    )
+    reserved = tuple(ordinals_of(block.reserve_bits))
+    return Batch(changes, (Withdrawn(block.cidr, reserved),) if reserved else ())
+
+
+def reserve_attribute(ledger: Ledger, family: int, now: int) -> Raw:
+    """The attributes of a reserved ordinal.
+
+    The ``type`` is a tunnel's because of what Calico's own programs do with it: they leave it alone while the node
+    exists, it keeps the block from being reclaimed as empty, and when the node is deleted it is collected.
+    """
+    kind = "ipipTunnelAddress" if family == 4 else "vxlanV6TunnelAddress"
+    secondary = {"node": ledger.node, "note": RESERVE_NOTE, "timestamp": go_time(now), "type": kind}
+    return attribute(ledger.reserve_handle, secondary)
+
+
+class _Draft:
+    """A transaction in the making: an edited image of each block it touches."""
+
+    def __init__(self, ledger: Ledger, known: Known, limits: Limits, now: Now) -> None:
+        self.ledger, self.known, self.limits, self.now = ledger, known, limits, now
+        self.images: dict[str, BlockRecord] = {}
+        self.handles: set[str] = set()
+        self.before: list[Fact] = []
+        self.wishes = 0
+        self.full = False
+        self._size = 0
+
+    # --- what goes in -----------------------------------------------------------------------------------------
+
+    def fulfil(self, block: Block) -> None:
+        """Take in the block's unfulfilled wishes, as far as there is room."""
+        for ordinal, handle in block.releasing.items():
+            if self._room(block, handle):
+                self._free(block, ordinal, handle)
+        if block.withdrawn and self._room(block, self.ledger.reserve_handle):
+            for ordinal in ordinals_of(block.withdrawn):
+                self._free(block, ordinal, self.ledger.reserve_handle)
+        for assigned in block.unflushed.values():
+            if not self._room(block, assigned.handle):
+                return
+            for place in assigned.places:
+                other = self.ledger.blocks[place.block]
+                if place.ordinal in other.unflushed and self._room(other, assigned.handle):
+                    self._assign(other, place.ordinal, assigned)
+
+    def give_back(self, pool: str) -> None:
+        """Free the surplus of a pool's reserve."""
+        if self.full:
+            return
+        for block, ordinals in supply.surplus(self.ledger, self.ledger.settings.pools[pool], self.now.boot):
+            if self._room(block, self.ledger.reserve_handle):
+                self.before.append(Withdrawn(block.cidr, tuple(ordinals)))
+                for ordinal in ordinals:
+                    self._free(block, ordinal, self.ledger.reserve_handle)
+
+    def top_up(self, pool: str) -> None:
+        """Reserve what a pool's reserve lacks: from blocks in this transaction, from others only if it is urgent."""
+        value = self.ledger.settings.pools[pool]
+        missing = supply.shortage(self.ledger, value, self.now.boot)
+        waiting = self.ledger.reserve(pool, self.now.boot).waiting > 0
+        urgent = supply.urgent(self.ledger, value, self.now.boot)
+        for block in self.ledger.blocks_of(pool):
+            if missing <= 0:
+                return
+            if not block.owned or block.record is None or not (block.cidr in self.images or urgent):
+                continue
+            image = self.images.get(block.cidr, block.record)
+            ordinals = supply.reservable(self.ledger, block, image, waiting=waiting)[:missing]
+            if ordinals and self._room(block, self.ledger.reserve_handle):
+                self._image(block).take(set(ordinals), self._reserve_attribute(block))
+                self.handles.add(self.ledger.reserve_handle)
+                missing -= len(ordinals)
+
+    # --- edits ------------------------------------------------------------------------------------------------
+
+    def _room(self, block: Block, handle: str) -> bool:
+        """Whether a change of this block and handle still fits, counting one operation for the reserve's handle."""
+        operations = len(self.images) + len(self.handles | {handle, self.ledger.reserve_handle})
+        fresh = block.cidr not in self.images
+        size = self._size + (len(block.value) + 256 if fresh else 0) + 512
+        if self.images and (operations + fresh > self.limits.operations or size > self.limits.size):
+            self.full = True
+            return False
+        self._size = size
+        return True
+
+    def _image(self, block: Block) -> BlockRecord:
+        image = self.images.get(block.cidr)
+        if image is None:
+            # A block that vanished beneath living pods is written again.
+            image = BlockRecord(block.value) if block.value else new_block(block.net, self._affinity, self.now.unix)
+            self.images[block.cidr] = image
+        return image
+
+    @property
+    def _affinity(self) -> str:
+        return f"host:{self.ledger.node}"
+
+    def _free(self, block: Block, ordinal: int, handle: str) -> None:
+        image = self._image(block)
+        owner = image.owner(ordinal)
+        if owner is not None and owner.handle == handle:
+            image.free(ordinal)
+        self.handles |= {handle, self.ledger.reserve_handle}
+        self.wishes += 1
+
+    def _assign(self, block: Block, ordinal: int, assigned: Assigned) -> None:
+        image = self._image(block)
+        secondary = {**assigned.labels, "node": self.ledger.node, "timestamp": go_time(assigned.at)}
+        raw = attribute(assigned.handle, secondary)
+        if image.owner(ordinal) is None:
+            image.take({ordinal}, raw)
+        else:
+            image.give(ordinal, raw)
+        self.handles |= {assigned.handle, self.ledger.reserve_handle}
+        self.wishes += 1
+
+    def _reserve_attribute(self, block: Block) -> Raw:
+        # One attribute entry for all reserved ordinals of a block: the one already there, if any.
+        image = self._image(block)
+        for raw, owner in zip(image.attributes, image.owners, strict=True):
+            if owner.handle == self.ledger.reserve_handle:
+                return raw
+        return reserve_attribute(self.ledger, block.net.family, self.now.unix)
+
+    # --- what comes out ---------------------------------------------------------------------------------------
+
+    def batch(self) -> Batch | None:
+        """The transaction, or None if nothing came in."""
+        if not self.images:
+            return None
+        gains, losses = self._handle_changes()
+        blocks = []
+        for cidr, image in self.images.items():
+            block = self.ledger.blocks[cidr]
+            if not block.value:
+                gains.insert(0, self._affinity_change(block))
+            blocks.append(Change(keys.block_key(block.net), image.encode(), block.revision if block.value else 0))
+        return Batch((*gains, *blocks, *losses), tuple(self.before), self.wishes, self.full)
+
+    def _handle_changes(self) -> tuple[list[Change], list[Change]]:
+        gains: list[Change] = []
+        losses: list[Change] = []
+        for handle in sorted(self.handles):
+            record = HandleRecord(self.known.value(keys.handle_key(handle)))
+            before = sum(record.blocks.values())
+            for cidr, image in self.images.items():
+                record.set(cidr, image.count(handle))
+            change = _handle_change(self.known, handle, record)
+            if change.value is None and not change.expected:
+                losses.append(change)  # only a comparison: the key must still be absent
+            elif change.value != self.known.value(change.key):
+                (losses if sum(record.blocks.values()) < before else gains).append(change)
+        return gains, losses
+
+    def _affinity_change(self, block: Block) -> Change:
+        key = keys.affinity_key(self.ledger.node, block.net)
+        return Change(key, affinity_record("confirmed", self.known.value(key)), self.known.revision(key))
+
+
+def _handle_change(known: Known, handle: str, record: HandleRecord) -> Change:
+    key = keys.handle_key(handle)
+    return Change(key, record.encode(), known.revision(key))

@@ -1,0 +1,191 @@
+"""The one task that reads the store: a full look at what concerns this node, then a watch of exactly that.
+
+What concerns one node: pools, reservations, configuration, ClusterInformation, its own Node, its own affinities and
+its own blocks, key by key. Never all blocks: the watch traffic of a node must not grow with the cluster.
+
+Leftovers of Calico's three-step claim are repaired here: an affinity without a block, of another node's block, or
+never confirmed. May import trio, core and store.
+"""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from ipamd.core import keys
+from ipamd.core.clock import Now
+from ipamd.core.facts import Committed, Fact
+from ipamd.core.ledger import Ledger
+from ipamd.core.records import BlockRecord, RecordError, affinity_record, affinity_state, new_block
+from ipamd.store.base import (
+    Change,
+    CompactedError,
+    Event,
+    Record,
+    Snapshot,
+    Store,
+    StoreRefusedError,
+    StoreUnavailableError,
+    Watch,
+)
+
+BACK_OFF = (0.1, 1.0)
+"""First and longest wait after a failure (s)."""
+
+PREFIXES = (keys.POOLS, keys.RESERVATIONS)
+
+
+class Sync:
+    """Keeps the ledger as new as the store. ``run`` it in a nursery; ``first`` is set after the first full look."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        record: Callable[[Sequence[Fact]], None],
+        now: Callable[[], Now],
+        report: Callable[[str, dict[str, str]], None],
+    ) -> None:
+        self._ledger, self._store, self._record, self._now, self._report = ledger, store, record, now, report
+        self._watch: Watch | None = None
+        self._followed: set[str] = set()
+        self._affinities = keys.affinities_prefix(ledger.node)
+        self.first = trio.Event()
+        self.looks = 0
+        self.events = 0
+        self.last_error = ""
+
+    async def run(self) -> None:
+        """Look and watch for ever; after a loss of history look at everything again."""
+        pause = BACK_OFF[0]
+        while True:
+            try:
+                revision = await self.look()
+                self.first.set()
+                pause = BACK_OFF[0]
+                await self._follow_changes(revision)
+            except CompactedError:
+                self._report("watch lost its place, reading everything again", {})
+            except (StoreUnavailableError, StoreRefusedError) as error:
+                if str(error) != self.last_error:
+                    self._report("cannot read the store", {"error": str(error)})
+                self.last_error = str(error)
+                await trio.sleep(pause)
+                pause = min(pause * 2, BACK_OFF[1])
+
+    # --- the full look ----------------------------------------------------------------------------------------
+
+    async def look(self) -> int:
+        """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
+        single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + self._ledger.node)
+        snapshot = await self._store.read(single, (*PREFIXES, self._affinities))
+        if snapshot.revision < self._ledger.revision:
+            self._report("the store is older than what this node knew; believing the store", {})
+            self._ledger.forget_revisions()
+        affinities = [record for record in snapshot.records if self._is_affinity(record.key)]
+        settings = {record.key: record for record in snapshot.records if not self._is_affinity(record.key)}
+        gone = [key for key in {*single, *self._ledger.settings.records} if key not in settings]
+        self._record(
+            [Committed(key, snapshot.revision, None) for key in gone]
+            + [Committed(record.key, record.revision, record.value) for record in settings.values()]
+        )
+        await self._look_at_blocks(affinities)
+        self.looks += 1
+        self.last_error = ""
+        return snapshot.revision
+
+    async def _look_at_blocks(self, affinities: Sequence[Record]) -> None:
+        wanted = {keys.block_key(block.net) for block in self._ledger.blocks.values()}
+        wanted |= {keys.block_key(keys.cidr_of(record.key)) for record in affinities}
+        blocks = await self._store.read(sorted(wanted))
+        unsettled = [record for record in affinities if not self._settled(record, blocks)]
+        for record in unsettled:
+            await self._repair(record, blocks)
+        if unsettled:
+            blocks = await self._store.read(sorted(wanted))
+        present = {record.key for record in blocks.records}
+        self._ledger.synced = True
+        self._record(
+            [Committed(record.key, record.revision, record.value) for record in blocks.records]
+            + [Committed(key, blocks.revision, None) for key in wanted - present]
+        )
+
+    def _is_affinity(self, key: str) -> bool:
+        return key.startswith(self._affinities)
+
+    def _settled(self, affinity: Record, blocks: Snapshot) -> bool:
+        owner = _block_owner(affinity, blocks)
+        return affinity_state(affinity.value) == "confirmed" and owner == f"host:{self._ledger.node}"
+
+    async def _repair(self, affinity: Record, blocks: Snapshot) -> None:
+        """Finish or undo a claim that was left half done; a conflict means that somebody else just did."""
+        if affinity_state(affinity.value) not in ("confirmed", "pending"):
+            return
+        cidr = keys.cidr_of(affinity.key)
+        owner = _block_owner(affinity, blocks)
+        confirmed = Change(affinity.key, affinity_record("confirmed", affinity.value), affinity.revision)
+        cut = any(pool.cuts(cidr) for pool in self._ledger.settings.pools.values())
+        if owner is None and cut:
+            block = new_block(cidr, f"host:{self._ledger.node}", self._now().unix)
+            changes = [confirmed, Change(keys.block_key(cidr), block.encode(), 0)]
+        elif owner == f"host:{self._ledger.node}":
+            changes = [confirmed]
+        else:
+            changes = [Change(affinity.key, None, affinity.revision)]
+        outcome = await self._store.commit(changes)
+        done = "finished" if changes[0].value else "dropped"
+        if outcome.chosen is not None:
+            self._report(f"{done} a claim that was left half done", {"block": str(cidr), "owner": owner or "none"})
+
+    # --- the watch --------------------------------------------------------------------------------------------
+
+    async def _follow_changes(self, revision: int) -> None:
+        async with self._store.watch() as watch:
+            self._watch, self._followed = watch, set()
+            try:
+                for key in (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + self._ledger.node):
+                    watch.add(key, revision)
+                for prefix in (*PREFIXES, self._affinities):
+                    watch.add(prefix, revision, prefix=True)
+                self.follow(revision)
+                async for events in watch:
+                    await self._take_in(events)
+            finally:
+                self._watch = None
+
+    def follow(self, revision: int) -> None:
+        """Watch the blocks that the ledger now has, and no others, from ``revision`` on."""
+        if self._watch is None:
+            return
+        wanted = {keys.block_key(block.net) for block in self._ledger.blocks.values()}
+        for key in wanted - self._followed:
+            self._watch.add(key, revision)
+        for key in self._followed - wanted:
+            self._watch.remove(key)
+        self._followed = wanted
+
+    async def _take_in(self, events: Sequence[Event]) -> None:
+        self.events += len(events)
+        facts = [Committed(e.key, e.revision, e.value) for e in events if not self._is_affinity(e.key)]
+        if facts:
+            self._record(facts)
+        # A new affinity of this node that we did not write: Calico's plugin on this host claimed a block.
+        claimed = {
+            keys.block_key(keys.cidr_of(event.key))
+            for event in events
+            if self._is_affinity(event.key) and event.value is not None
+        } - self._followed
+        if claimed:
+            blocks = await self._store.read(sorted(claimed))
+            self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
+
+
+def _block_owner(affinity: Record, blocks: Snapshot) -> str | None:
+    """Whose block an affinity is about: its affinity ("" if it has none), or None if there is no such block."""
+    key = keys.block_key(keys.cidr_of(affinity.key))
+    for record in blocks.records:
+        if record.key == key:
+            try:
+                return BlockRecord(record.value).affinity or ""
+            except RecordError:
+                return "unreadable"
+    return None

@@ -1,0 +1,241 @@
+"""The one task that writes to the store: claims blocks, flushes what changed, tops up, gives back.
+
+One transaction at a time, so that group commit comes by itself: what arrives while one is under way goes into the
+next. Every transaction is built anew from what the node wants now (``batch``, ``claim``), never from a log: a lost
+reply, a conflict and a restart are one case, and cost one re-read.
+
+The writer may import trio, core and store. What it learns goes out through ``record``: a function that makes facts
+part of the ledger and of the journal, and wakes the ADDs that wait for addresses.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from msgspec import Struct
+
+from ipamd.core import supply
+from ipamd.core.clock import Now
+from ipamd.core.errors import Code, NotDurableError, RefusedError
+from ipamd.core.facts import Committed, Fact
+from ipamd.core.ledger import Ledger
+from ipamd.core.pool import Pool
+from ipamd.core.reserve import RETRY_AFTER, Refusal
+from ipamd.store import batch
+from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.claim import Search, claim
+
+BACK_OFF = (0.05, 1.0)
+"""First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
+
+TICK = 5.0
+"""How often reserves decay and idle blocks are looked for when nothing else happens (s)."""
+
+RECONSIDER_AFTER = 60_000_000_000
+"""How long an exhausted pool is left alone while nobody waits for it (ns)."""
+
+
+class Writing(Struct, frozen=True):
+    """Settings: how long to gather changes before a transaction (s), and how large it may grow."""
+
+    linger: float = 0.02
+    limits: batch.Limits = batch.Limits()
+
+
+class Progress(Struct):
+    """What the writer did, for metrics and status: counts since the start."""
+
+    transactions: int = 0
+    operations: int = 0
+    conflicts: int = 0
+    failures: int = 0
+    claims: int = 0
+    flushed_until: int = 0
+    """Everything that this node wanted by then is in the store (CLOCK_BOOTTIME, ns)."""
+    last_error: str = ""
+
+
+class Writer:
+    """Brings the store to what the ledger wants. ``run`` it in a nursery; ``wake`` it when the ledger changed."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        record: Callable[[Sequence[Fact]], None],
+        sync: Callable[[], Awaitable[None]],
+        now: Callable[[], Now],
+        settings: Writing,
+    ) -> None:
+        self._ledger, self._store, self._record, self._sync, self._now = ledger, store, record, sync, now
+        self._settings = settings
+        self._known = batch.Known()
+        self._woken = trio.Event()
+        self._hurried = trio.Event()
+        self._doubt: tuple[str, ...] = ()
+        self.progress = Progress()
+        self.committed = trio.Event()
+        """Set, and replaced by a new one, whenever the outcome of a transaction became known."""
+        self.on_supply: Callable[[], None] = lambda: None
+
+    def wake(self, *, hurry: bool = False) -> None:
+        """Say that there may be something to write; ``hurry``: somebody waits for it."""
+        self._woken.set()
+        if hurry:
+            self._hurried.set()
+
+    async def run(self) -> None:
+        """Write for ever. Failures of the store are counted and tried again; nothing else is expected."""
+        pause = BACK_OFF[0]
+        while True:
+            try:
+                more = await self.step()
+                pause = BACK_OFF[0]
+            except (StoreUnavailableError, StoreRefusedError, NotDurableError) as error:
+                self.progress.failures += 1
+                self.progress.last_error = str(error)
+                await trio.sleep(pause)
+                pause = min(pause * 2, BACK_OFF[1])
+                continue
+            if not more:
+                await self._rest()
+
+    async def step(self) -> bool:
+        """Do the most urgent transaction, if any; whether the next should follow at once."""
+        if self._doubt:
+            await self._look_again()
+        if not self._ledger.synced:
+            return False
+        settled = [block.settle() for block in self._ledger.blocks.values()]
+        if any(settled):
+            self.on_supply()
+        now = self._now()
+        for reserve in self._ledger.reserves.values():
+            reserve.decay(now.boot)
+        draft = batch.gather(self._ledger, self._known, self._settings.limits, now)
+        if draft is not None:
+            done = await self._commit(draft)
+            if done and not draft.full:
+                self.progress.flushed_until = now.boot
+            self._woken.set()
+            return draft.full or self._waiting()
+        self.progress.flushed_until = now.boot
+        for pool in self._ledger.pools_in_use():
+            if supply.wants_block(self._ledger, pool, now.boot) and self._may_claim(pool, now.boot):
+                await self._claim(pool)
+                return True
+        idle = supply.idle_block(self._ledger, now.boot)
+        if idle is not None and not self._ledger.settings.locked:
+            await self._commit(batch.retire(self._ledger, self._known, idle))
+            return True
+        return False
+
+    async def _rest(self) -> None:
+        with trio.move_on_after(TICK):
+            await self._woken.wait()
+        with trio.move_on_after(self._settings.linger):
+            await self._hurried.wait()
+        self._woken, self._hurried = trio.Event(), trio.Event()
+
+    def _waiting(self) -> bool:
+        return any(reserve.waiting for reserve in self._ledger.reserves.values())
+
+    # --- one transaction --------------------------------------------------------------------------------------
+
+    async def _commit(self, draft: batch.Batch) -> bool:
+        if draft.before:
+            self._record(draft.before)
+            await self._sync()  # a power cut must not bring back addresses that the store already gave away
+        outcome = await self._send([draft.changes])
+        if outcome.chosen is None:
+            self.progress.conflicts += 1
+            self._known.learn((change.key for change in draft.changes), outcome.records)
+            self._record(batch.observed(draft.changes, outcome))
+        else:
+            self._known.wrote(draft.changes, outcome.revision)
+            self._record(batch.committed(draft.changes, outcome.revision))
+        self._announce()
+        return outcome.chosen is not None
+
+    async def _send(self, sets: Sequence[Sequence[Change]], search: Search | None = None) -> Outcome:
+        self.progress.transactions += 1
+        self.progress.operations += sum(map(len, sets))
+        self._doubt = tuple({change.key for changes in sets for change in changes})
+        outcome = await self._store.commit(*sets, window=search.window if search else None)
+        self._doubt = ()
+        return outcome
+
+    def _announce(self) -> None:
+        done, self.committed = self.committed, trio.Event()
+        done.set()
+
+    async def _look_again(self) -> None:
+        """The outcome of the last transaction is not known: see what became of its records."""
+        snapshot = await self._store.read(self._doubt)
+        records = {record.key: record for record in snapshot.records}
+        self._known.learn(self._doubt, records)
+        self._record(
+            [
+                Committed(key, records[key].revision, records[key].value)
+                if key in records
+                else Committed(key, snapshot.revision, None)
+                for key in self._doubt
+                if batch.is_block(key)
+            ]
+        )
+        self._doubt = ()
+        self._announce()
+
+    # --- claims -----------------------------------------------------------------------------------------------
+
+    def _may_claim(self, pool: Pool, now: int) -> bool:
+        """Whether the cluster's rules allow another block; if not, waiting ADDs are told why."""
+        config = self._ledger.settings.config
+        owned = sum(block.owned for block in self._ledger.blocks.values() if block.net.family == pool.family)
+        if not config.auto_allocate_blocks:
+            self._refuse(pool, Code.BLOCK_LIMIT, "autoAllocateBlocks is false; set it, or give the node a block", now)
+        elif owned >= config.block_limit:
+            text = f"this node has {owned} blocks, the limit (maxBlocksPerHost); raise it or use larger blocks"
+            self._refuse(pool, Code.BLOCK_LIMIT, text, now)
+        else:
+            reserve = self._ledger.reserve(pool.name, now)
+            pause = RETRY_AFTER if reserve.waiting else RECONSIDER_AFTER
+            return reserve.refusal is None or now - reserve.refusal.at >= pause
+        return False
+
+    def _refuse(self, pool: Pool, code: Code, why: str, now: int) -> None:
+        text = f"cannot assign an IPv{pool.family} address of pool {pool.name} ({pool.cidr}) on this node: {why}"
+        self._ledger.reserve(pool.name, now).refusal = Refusal(RefusedError(code, text), now)
+        self.on_supply()
+
+    async def _claim(self, pool: Pool) -> None:
+        search = Search(self._ledger.node, pool)
+        while True:
+            now = self._now()
+            sets = []
+            tried = search.candidates()
+            for cidr in tried:
+                changes = claim(self._ledger, self._known, pool, cidr, now)
+                if changes:
+                    sets.append(changes)
+                else:
+                    search.bar(cidr)
+            if not tried:
+                why = f"all of its {pool.blocks} blocks are taken; add a pool, or free addresses"
+                self._refuse(pool, Code.EXHAUSTED, why, now.boot)
+                return
+            if not sets:
+                continue
+            outcome = await self._send(sets, search)
+            if outcome.chosen is not None:
+                self._claimed(pool, sets[outcome.chosen], outcome.revision)
+                return
+            self.progress.conflicts += 1
+            self._known.learn({change.key for changes in sets for change in changes}, outcome.records)
+            search.learn(tried, outcome)
+
+    def _claimed(self, pool: Pool, changes: Sequence[Change], revision: int) -> None:
+        self.progress.claims += 1
+        reserve = self._ledger.reserve(pool.name, self._now().boot)
+        reserve.refusal = None
+        self._known.wrote(changes, revision)
+        self._record(batch.committed(changes, revision))

@@ -1,0 +1,160 @@
+"""A store in memory with etcd's semantics, for tests under a virtual clock: revisions, compare-and-swap, watches.
+
+Passes the stores' contract suite. ``away`` makes every call fail; ``lose_replies`` makes commits take effect but
+answer with StoreUnavailableError: the unknown outcome.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from ipamd.store.base import (
+    ChangeSet,
+    CompactedError,
+    Event,
+    KeyRange,
+    Outcome,
+    Record,
+    Snapshot,
+    StoreUnavailableError,
+)
+
+
+class MemoryStore:
+    """See the module; ``history`` holds every change since the start, ``delay`` is the time a call takes (s)."""
+
+    name = "memory"
+
+    def __init__(self, delay: float = 0.0) -> None:
+        self.records: dict[str, Record] = {}
+        self.history: list[Event] = []
+        self.revision = 1
+        self.compacted = 0
+        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.away = False
+        self.lose_replies = 0
+        self.delay = delay
+        self.commits: list[tuple[ChangeSet, ...]] = []
+        self._changed = trio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return not self.away
+
+    async def _call(self, kind: str) -> None:
+        self.calls[kind] += 1
+        await trio.sleep(self.delay)
+        if self.away:
+            raise StoreUnavailableError("memory: away")
+
+    async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
+        await self._call("read")
+        found = [
+            record
+            for key, record in sorted(self.records.items())
+            if key in keys or any(key.startswith(prefix) for prefix in prefixes)
+        ]
+        return Snapshot(self.revision, tuple(found))
+
+    async def list_keys(self, window: KeyRange) -> tuple[int, tuple[str, ...]]:
+        await self._call("list")
+        return self.revision, self._window(window)
+
+    def _window(self, window: KeyRange) -> tuple[str, ...]:
+        return tuple(key for key in sorted(self.records) if window.start <= key < window.end)[: window.limit]
+
+    async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        await self._call("commit")
+        self.commits.append(alternatives)
+        for chosen, changes in enumerate(alternatives):
+            if all(self._revision_of(change.key) == change.expected for change in changes):
+                if any(change.value is not None or change.expected for change in changes):
+                    self._write(changes)
+                if self.lose_replies:
+                    self.lose_replies -= 1
+                    raise StoreUnavailableError("memory: the reply was lost")
+                return Outcome(chosen, self.revision, {})
+        named = {change.key for changes in alternatives for change in changes}
+        current = {key: self.records[key] for key in named if key in self.records}
+        return Outcome(None, self.revision, current, self._window(window) if window else ())
+
+    def put(self, key: str, value: bytes | None) -> None:
+        """Write as a stranger would."""
+        self.revision += 1
+        self._set(key, value)
+        self._announce()
+
+    def _revision_of(self, key: str) -> int:
+        return self.records[key].revision if key in self.records else 0
+
+    def _write(self, changes: ChangeSet) -> None:
+        self.revision += 1
+        for change in changes:
+            if change.value is not None or change.key in self.records:
+                self._set(change.key, change.value)
+        self._announce()
+
+    def _set(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self.records.pop(key, None)
+        else:
+            self.records[key] = Record(key, value, self.revision)
+        self.history.append(Event(key, value, self.revision))
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def compact(self) -> None:
+        """Forget all history so far."""
+        self.compacted = self.revision
+        self._announce()
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator["MemoryWatch"]:
+        self.calls["watch"] += 1
+        yield MemoryWatch(self)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class MemoryWatch:
+    """Events of the watched names, in order, each once."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._names: dict[str, tuple[bool, int]] = {}
+
+    def add(self, name: str, revision: int, *, prefix: bool = False) -> None:
+        self._names.setdefault(name, (prefix, revision))
+        self._store._announce()
+
+    def remove(self, name: str) -> None:
+        self._names.pop(name, None)
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
+        while True:
+            changed = self._store._changed
+            if not self._store.away:
+                events = self._pending()
+                if events:
+                    yield events
+                    continue
+            with trio.move_on_after(0.1 if self._store.away else 3600):
+                await changed.wait()
+
+    def _pending(self) -> list[Event]:
+        if any(revision < self._store.compacted for _prefix, revision in self._names.values()):
+            raise CompactedError("memory: compacted")
+        events = [event for event in self._store.history if self._wants(event)]
+        for name, (prefix, revision) in list(self._names.items()):
+            self._names[name] = (prefix, max(revision, self._store.revision))
+        return events
+
+    def _wants(self, event: Event) -> bool:
+        return any(
+            (event.key.startswith(name) if prefix else event.key == name) and event.revision > revision
+            for name, (prefix, revision) in self._names.items()
+        )

@@ -1,0 +1,100 @@
+"""Claim, reserve and flush on a store in memory, under a virtual clock."""
+
+import json
+
+import pytest
+import trio
+
+from ipamd.core import keys
+from tests.memory_store import MemoryStore
+from tests.nodes import Node, add_request, pool_record
+
+
+@pytest.fixture
+def store(autojump_clock: trio.testing.MockClock) -> MemoryStore:
+    """A store that takes a millisecond a call and has one IPv4 and one IPv6 pool."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("default-ipv4-ippool", "192.168.0.0/16", blockSize=26))
+    store.put(*pool_record("default-ipv6-ippool", "fd00:10:244::/64", blockSize=122))
+    return store
+
+
+def block_of(store: MemoryStore, cidr: str) -> dict[str, object]:
+    return json.loads(store.records[keys.block_key(keys.parse_cidr(cidr))].value)
+
+
+async def test_a_node_claims_a_block_of_each_version_before_the_first_pod(store: MemoryStore) -> None:
+    """A node that just started has one block of each IP version, with a reserve in it, in one transaction each."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        assert [block.available for block in node.ledger.blocks.values()] == [16, 16]
+        assert store.calls["commit"] == 2
+
+
+async def test_an_add_from_the_reserve_makes_no_call_to_the_store(store: MemoryStore) -> None:
+    """An ADD is answered while the store is away, from what it already gave the node."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        store.away = True
+        calls = dict(store.calls)
+        assigned = await node.add(add_request("a", 4, 6))
+        assert len(assigned.places) == 2
+        assert store.calls == calls
+
+
+async def test_a_flush_writes_block_and_handles_together(store: MemoryStore) -> None:
+    """After a flush the block names the pod, and its handle counts the address; the reserve is full again."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        assigned = await node.add(add_request("a"))
+        await node.flushed()
+        block = block_of(store, assigned.places[0].block)
+        index = block["allocations"][assigned.places[0].ordinal]
+        assert block["attributes"][index]["handle_id"] == "k8s-pod-network.a"
+        handle = json.loads(store.records[keys.handle_key("k8s-pod-network.a")].value)
+        assert handle == {"block": {assigned.places[0].block: 1}, "deleted": False}
+        assert node.ledger.available("default-ipv4-ippool") >= 15
+
+
+async def test_a_deleted_pod_leaves_no_record(store: MemoryStore) -> None:
+    """After DEL and flush the ordinal is free, or in reserve, and the handle is gone."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        await node.add(add_request("a", 4, 6))
+        await node.flushed()
+        node.delete("a")
+        await node.flushed()
+        assert keys.handle_key("k8s-pod-network.a") not in store.records
+        assert all(b"k8s-pod-network.a" not in record.value for record in store.records.values())
+
+
+async def test_a_burst_is_served_from_new_blocks_in_few_transactions(store: MemoryStore) -> None:
+    """1,000 ADDs at once get 1,000 addresses, with at most 80 transactions."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        before = store.calls["commit"]
+        got: list[str] = []
+
+        async def one(index: int) -> None:
+            got.extend(node.addresses(await node.add(add_request(f"c{index}"))))
+
+        async with trio.open_nursery() as nursery:
+            for index in range(1000):
+                nursery.start_soon(one, index)
+        await node.flushed()
+        assert len(set(got)) == 1000
+        assert store.calls["commit"] - before <= 80
+
+
+async def test_a_lost_reply_is_one_more_look(store: MemoryStore) -> None:
+    """A commit that took effect although its reply was lost neither repeats nor loses anything."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        store.lose_replies = 1
+        assigned = await node.add(add_request("a"))
+        await node.flushed()
+        block = block_of(store, assigned.places[0].block)
+        assert sum(1 for attribute in block["attributes"] if attribute["handle_id"] == "k8s-pod-network.a") == 1
+        assert json.loads(store.records[keys.handle_key("k8s-pod-network.a")].value)["block"] == {
+            assigned.places[0].block: 1
+        }
