@@ -60,7 +60,7 @@ class Ipam(Struct, frozen=True):
     gateway: str | list[str] | None = None
     routes: list[Route] | None = None
     subnet: str | None = None
-    ranges: Raw | None = None
+    ranges: list[Raw] | None = None
 
 
 class _Args(Struct, frozen=True):
@@ -75,7 +75,7 @@ class NetworkConfig(Struct, frozen=True):
     ipam: Ipam = Ipam()
     args: _Args | None = None
     runtimeConfig: dict[str, Raw] | None = None  # noqa: N815 - CNI's field name
-    prevResult: Raw | None = None  # noqa: N815 - CNI's field name
+    prevResult: Raw = Raw()  # noqa: N815 - CNI's field name; not Raw | None, which msgspec takes for None alone
     attachments: list[dict[str, str]] | None = msgspec.field(default=None, name="cni.dev/valid-attachments")
 
 

@@ -31,6 +31,10 @@ _STATUS = {
 }
 """The HTTP status of a refusal, by its CNI code; 400 for the others."""
 
+_NO_GC = RefusedError(
+    Code.UNSUPPORTED_FIELD, "cannot collect garbage: GC is not served by this version; nothing is lost"
+)
+
 _SUCCESS = (("Ipamd-Exit", "0"),)
 _FAILURE = (("Ipamd-Exit", "1"),)
 
@@ -53,9 +57,9 @@ class Stages(Struct):
 class Handlers:
     """Serves ``POST /v1/cni``.
 
-    ``append`` makes facts survive a crash of the daemon (raises NotDurableError if it cannot); ``wake`` tells the writer of
-    the store; ``durable``, if ``durability`` asks for more, is awaited before the reply with the facts it is about.
-    ``observe`` is told the outcome of each request; ``elapsed`` (ns) is only measured with.
+    ``append`` makes facts survive a crash of the daemon (raises NotDurableError if it cannot); ``wake`` tells the
+    writer of the store; ``durable``, if ``durability`` asks for more, is awaited before the reply with the facts it is
+    about. ``observe`` is told the outcome of each request; ``elapsed`` (ns) is only measured with.
     """
 
     def __init__(
@@ -94,9 +98,7 @@ class Handlers:
                 case "STATUS":
                     return self._done(stages, self._status())
                 case _:
-                    raise RefusedError(
-                        Code.UNSUPPORTED_FIELD, "cannot collect garbage: GC is not served by this version"
-                    )
+                    return self._refuse(version, stages, _NO_GC)
         except RefusedError as error:
             return self._refuse(version, stages, error)
 
@@ -132,14 +134,14 @@ class Handlers:
     def _reply_add(self, invocation: Invocation, stages: Stages, assigned: Assigned) -> Response | Awaitable[Response]:
         response = Response(200, cni.result(invocation.config, self._addresses(assigned)), headers=_SUCCESS)
         if self._durable is not None:
-            return self._reply_durable((assigned,), response, stages)
+            return self._guard(self._reply_durable((assigned,), response, stages), invocation.config, stages)
         return self._done(stages, response)
 
     def _delete(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
         began = self._elapsed()
         decided = self._ledger.delete(invocation.attachment, cni.older_handle(invocation), invocation.started)
         stages.decide = self._elapsed() - began
-        self._waiting.serve()  # a DEL ends the wait of an ADD that it overtook
+        self._waiting.serve(invocation.attachment)  # a DEL ends the wait of an ADD that it overtook
         try:
             self._persist(decided.facts, stages)
         except NotDurableError:
@@ -148,7 +150,7 @@ class Handlers:
             self._wake()
         response = Response(200, headers=_SUCCESS)
         if self._durable is not None:
-            return self._reply_durable(decided.facts, response, stages)
+            return self._guard(self._reply_durable(decided.facts, response, stages), invocation.config, stages)
         return self._done(stages, response)
 
     def _check(self, invocation: Invocation) -> Response:
@@ -184,7 +186,10 @@ class Handlers:
 
     async def _reply_durable(self, facts: Sequence[Fact], response: Response, stages: Stages) -> Response:
         if self._durable is not None:
-            await self._durable(facts)
+            try:
+                await self._durable(facts)
+            except NotDurableError as error:
+                raise RefusedError(Code.IO_FAILURE, str(error)) from error
         return self._done(stages, response)
 
     async def _guard(self, work: Awaitable[Response], config: NetworkConfig, stages: Stages) -> Response:

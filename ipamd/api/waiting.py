@@ -10,7 +10,7 @@ import trio
 
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Fact
+from ipamd.core.facts import Assigned, Attachment, Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.request import Added, AddRequest, Shortage
 
@@ -57,10 +57,6 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._line)
 
-    def holds(self, request: AddRequest) -> bool:
-        """Whether an ADD of the same attachment is waiting."""
-        return any(waiter.request.attachment == request.attachment for waiter in self._line)
-
     async def join(self, request: AddRequest, shortage: Shortage) -> Added:
         """Wait until the ADD is decided and in the journal; raises RefusedError, after the deadline with code 11.
 
@@ -81,9 +77,11 @@ class Waiting:
             return waiter.outcome
         raise waiter.outcome or self._late(waiter)
 
-    def serve(self) -> None:
-        """Decide for everybody in the line for whom there is an address, or no hope."""
+    def serve(self, only: Attachment | None = None) -> None:
+        """Decide for everybody in the line (or ``only`` the ADDs of one attachment) for whom there is an answer now."""
         for waiter in list(self._line):
+            if only is not None and waiter.request.attachment != only:
+                continue
             try:
                 decided = self._ledger.add(waiter.request, self._now())
             except RefusedError as error:

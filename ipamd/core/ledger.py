@@ -6,7 +6,7 @@ the same ``apply``. What comes from the store arrives as ``Committed`` facts, wh
 arrival: an older revision than the known one is ignored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ipamd.core import keys
 from ipamd.core.address import FAMILIES
@@ -23,9 +23,15 @@ from ipamd.core.settings import Settings
 TOMBSTONE_AGE = 15 * 60 * 1_000_000_000
 """How long a DEL is remembered against an ADD that began before it (ns): no runtime waits as long for an ADD."""
 
+MAX_STRAYS = 1000
+"""How many deleted handles are remembered until they were looked up in the store: a bound, not a promise."""
+
 
 class Ledger:
-    """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name."""
+    """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name.
+
+    ``strays`` are handles of deleted attachments that this node knew nothing of, to be looked up in the store.
+    """
 
     def __init__(self, node: str, policy: ReservePolicy) -> None:
         self.node = node
@@ -37,6 +43,7 @@ class Ledger:
         self.tombstones: dict[Attachment, int] = {}
         self.reserves: dict[str, Reserve] = {}
         self.damaged: dict[str, str] = {}
+        self.strays: dict[str, Released] = {}
         self.synced = False
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
@@ -68,19 +75,29 @@ class Ledger:
         """Decide a DEL that began at ``started`` (CLOCK_BOOTTIME, ns); an unknown attachment is a success too.
 
         Releases what the attachment holds, and what the store has under its handle or under ``also`` (the older
-        ``<namespace>.<pod>``, or "") without telling whose interface it is: allocations of Calico's own plugin.
+        ``<namespace>.<pod>``, or "") without telling whose interface it is: allocations of Calico's own plugin. If
+        there is nothing here, the handles become ``strays``: they may have addresses in blocks of other nodes.
         """
         held = self.holdings.get(attachment)
+        handles = tuple(filter(None, (attachment.handle, also)))
         facts = [Released(attachment, attachment.handle, held.places if held else (), started)]
-        for handle in filter(None, (attachment.handle, also)):
+        facts += self.unclaimed(attachment, handles, started)
+        if held is None and len(facts) == 1 and len(self.strays) < MAX_STRAYS:
+            self.strays.update((handle, facts[0]) for handle in handles)
+        for fact in facts:
+            self.apply(fact)
+        return Deleted(tuple(facts))
+
+    def unclaimed(self, attachment: Attachment, handles: Iterable[str], started: int) -> list[Released]:
+        """The facts that release what the store has under these handles and no attachment is known to hold."""
+        facts = []
+        for handle in handles:
             places = tuple(
                 block.place(ordinal) for block in self.blocks.values() for ordinal in block.adopted.get(handle, ())
             )
             if places:
                 facts.append(Released(attachment, handle, places, started))
-        for fact in facts:
-            self.apply(fact)
-        return Deleted(tuple(facts))
+        return facts
 
     def undo(self, assigned: Assigned) -> Released:
         """Take back an ADD that nobody was told of, because its facts could not be made durable."""

@@ -7,7 +7,7 @@ hole is it exhausted. etcd never lists values, nor more keys than it takes to fi
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from ipamd.core import keys, supply
@@ -27,7 +27,7 @@ WINDOW = 500
 """Keys a window: 20 kB at most."""
 
 LOOK_AHEAD = 8192
-"""How far the walk is followed for one set of candidates: a pool of /16 has 1,024 blocks of /26."""
+"""How far the walk is followed in search of holes in a window: a pool of /16 has 1,024 blocks of /26."""
 
 
 class Search:
@@ -42,22 +42,16 @@ class Search:
         self._cursor = self._prefix
         self._covered_to = ""
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the windows have covered the whole pool and there is no hole."""
-        return self._covered_to == _END and not self.candidates()
-
     def candidates(self) -> list[Cidr]:
-        """The next blocks to try: holes that the windows showed, else the next of the walk."""
-        holes = list(islice((cidr for cidr in self._untried() if keys.block_key(cidr) < self._covered_to), TRIES))
-        if holes or self._covered_to == _END:
-            return holes
-        return list(islice(self._untried(), TRIES))
+        """The next blocks to try: holes that the windows showed, else the next of the walk; none: it is exhausted."""
+        if self._covered_to == _END:  # all keys are known: every step that finds no hole finds a block that is taken
+            return list(islice(self._untried(walk(self._node, self.pool)), TRIES))
+        ahead = islice(walk(self._node, self.pool), LOOK_AHEAD)
+        holes = (cidr for cidr in self._untried(ahead) if keys.block_key(cidr) < self._covered_to)
+        return list(islice(holes, TRIES)) or list(islice(self._untried(walk(self._node, self.pool)), TRIES))
 
-    def _untried(self) -> Iterator[Cidr]:
-        for cidr in islice(walk(self._node, self.pool), LOOK_AHEAD):
-            if keys.block_key(cidr) not in self._taken:
-                yield cidr
+    def _untried(self, candidates: Iterable[Cidr]) -> Iterator[Cidr]:
+        return (cidr for cidr in candidates if keys.block_key(cidr) not in self._taken)
 
     @property
     def window(self) -> KeyRange:

@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 from msgspec import Struct
 
-from ipamd.core import supply
+from ipamd.core import keys, supply
+from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
+from ipamd.core.records import HandleRecord, RecordError
 from ipamd.core.reserve import RETRY_AFTER, Refusal
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
@@ -105,6 +107,8 @@ class Writer:
             await self._look_again()
         if not self._ledger.synced:
             return False
+        if self._ledger.strays:
+            await self._find_strays()
         settled = [block.settle() for block in self._ledger.blocks.values()]
         if any(settled):
             self.on_supply()
@@ -185,6 +189,20 @@ class Writer:
         self._doubt = ()
         self._announce()
 
+    async def _find_strays(self) -> None:
+        """Look up deleted handles that this node knew nothing of: they may hold addresses of other nodes' blocks."""
+        strays = dict(self._ledger.strays)
+        handles = await self._store.read([keys.handle_key(handle) for handle in strays])
+        cidrs = {cidr for record in handles.records for cidr in _blocks_of(record.value)} - set(self._ledger.blocks)
+        if cidrs:
+            blocks = await self._store.read([keys.block_key(parse_cidr(cidr)) for cidr in sorted(cidrs)])
+            self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
+        for handle, deleted in strays.items():
+            del self._ledger.strays[handle]
+            facts = self._ledger.unclaimed(deleted.attachment, [handle], deleted.started)
+            if facts:
+                self._record(facts)
+
     # --- claims -----------------------------------------------------------------------------------------------
 
     def _may_claim(self, pool: Pool, now: int) -> bool:
@@ -239,3 +257,11 @@ class Writer:
         reserve.refusal = None
         self._known.wrote(changes, revision)
         self._record(batch.committed(changes, revision))
+
+
+def _blocks_of(handle: bytes) -> list[str]:
+    """The CIDRs of the blocks in which a handle holds addresses; none if its record cannot be understood."""
+    try:
+        return list(HandleRecord(handle).blocks)
+    except RecordError:
+        return []

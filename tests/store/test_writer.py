@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from ipamd.core import keys
+from ipamd.core.records import BlockRecord, attribute
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 
@@ -98,3 +99,21 @@ async def test_a_lost_reply_is_one_more_look(store: MemoryStore) -> None:
         assert json.loads(store.records[keys.handle_key("k8s-pod-network.a")].value)["block"] == {
             assigned.places[0].block: 1
         }
+
+
+async def test_a_deleted_pod_with_a_borrowed_address_is_found_by_its_handle(store: MemoryStore) -> None:
+    """A DEL of a pod to which Calico's plugin gave an address of another node's block releases it there."""
+    async with Node("n2", store).running() as lender:
+        await trio.sleep(1)
+        foreign = next(b for b in lender.ledger.blocks.values() if b.net.family == 4)
+        record = BlockRecord(foreign.value)
+        ordinal = record.unallocated[0]
+        record.take({ordinal}, attribute("k8s-pod-network.guest", {"node": "n1", "pod": "p", "namespace": "default"}))
+        store.put(keys.block_key(foreign.net), record.encode())
+        store.put(keys.handle_key("k8s-pod-network.guest"), json.dumps({"block": {foreign.cidr: 1}}).encode())
+        async with Node("n1", store).running() as node:
+            await trio.sleep(1)
+            node.delete("guest")
+            await trio.sleep(1)
+            assert keys.handle_key("k8s-pod-network.guest") not in store.records
+            assert block_of(store, foreign.cidr)["allocations"][ordinal] is None

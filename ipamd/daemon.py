@@ -1,0 +1,390 @@
+"""The composition root: the only module that knows all concrete classes.
+
+Start: replay the state file; serve from it at once; then open the store, look at it, claim, flush. Stop: accept no
+more, finish what is under way, write what the store does not have yet if it answers soon; the state file keeps the
+rest.
+"""
+
+import hashlib
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from ipamd import __version__
+from ipamd.api.access import Access, Peer, group_id
+from ipamd.api.connection import Limits
+from ipamd.api.handlers import Handlers, Stages
+from ipamd.api.http import Request, Response
+from ipamd.api.routes import Reports, Router, public, table
+from ipamd.api.server import Server
+from ipamd.api.sockets import bind, from_systemd
+from ipamd.api.waiting import Waiting
+from ipamd.config import Config, split_address
+from ipamd.core.address import parse_cidr
+from ipamd.core.clock import Now
+from ipamd.core.errors import NotDurableError
+from ipamd.core.facts import Assigned, Committed, Fact, Released, Withdrawn
+from ipamd.core.ledger import Ledger
+from ipamd.core.reserve import ReservePolicy
+from ipamd.journal.errors import JournalError
+from ipamd.journal.journal import Journal, OpenReport
+from ipamd.logs import get_logger
+from ipamd.metrics import Metrics
+from ipamd.report import Report, demo_lines
+from ipamd.store.base import Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.batch import Limits as BatchLimits
+from ipamd.store.default_pools import create_default_pools
+from ipamd.store.sync import Sync
+from ipamd.store.writer import Writer, Writing
+
+GRACE = 2.0
+"""Seconds that requests under way, and then the last flush, get when the daemon is told to stop."""
+
+HOUSEKEEPING = 1.0
+"""Seconds between looks at the state file's size and at old tombstones."""
+
+_log = get_logger("daemon")
+
+
+def run(config: Config, *, demo: bool = False) -> int:
+    """Run the daemon until it is told to stop (SIGTERM, SIGINT); returns the exit code.
+
+    ``demo``: print three lines to paste once an ADD can be served.
+    """
+    failed = []
+    try:
+        trio.run(_main, config, demo)
+    except* (JournalError, OSError) as errors:
+        failed = list(errors.exceptions)
+    for error in failed:
+        _log.error("cannot run", error=str(error))
+    return 1 if failed else 0
+
+
+async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run passes positions
+    _lock = _only_daemon(config)
+    journal, facts, report = Journal.open(config.state_dir, config.node, _boot_id())
+    _log.info("state file read", path=str(config.state_dir / "state"), facts=len(facts), **_opened(report))
+    try:
+        await Daemon(config, journal, facts).run(demo=demo)
+    finally:
+        journal.close()
+        _lock.close()
+
+
+class Daemon:
+    """One node's daemon: the ledger in the middle, and around it what keeps it, asks it and is told by it."""
+
+    def __init__(self, config: Config, journal: Journal, facts: Sequence[Fact]) -> None:
+        self.config, self.journal = config, journal
+        policy = ReservePolicy(config.reserve.min, config.reserve.max, int(config.reserve.decay * 1e9))
+        self.ledger = Ledger(config.node, policy)
+        for fact in facts:
+            self.ledger.apply(fact)
+        self.writer: Writer | None = None
+        self.sync: Sync | None = None
+        self.report = Report(config, self.ledger, lambda: journal.size)
+        self._ready_event = trio.Event()
+        self._findings: set[str] = set()
+        self.waiting = Waiting(
+            self.ledger,
+            read_clocks,
+            journal.append,
+            config.reserve.wait,
+            partial(self._wake, hurry=True),
+            self.report.excuse,
+        )
+        durable = {"journal": None, "fsync": self._synced, "etcd": self._flushed}[config.durability]
+        self.handlers = Handlers(
+            self.ledger,
+            self.waiting,
+            read_clocks,
+            time.perf_counter_ns,
+            journal.append,
+            self._wake,
+            self._observe,
+            durable,
+        )
+        self.handlers.ready = self.report.unready
+        self.metrics = Metrics(self.ledger, lambda: self.report.measures(read_clocks().boot))
+        self.reports = Reports(
+            self.report.status,
+            self.report.settings,
+            self.metrics.exposition,
+            self.report.unready,
+            lambda: read_clocks().boot,
+        )
+        self.servers = self.report.servers
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def run(self, *, demo: bool) -> None:
+        """Serve until a signal comes."""
+        async with trio.open_nursery() as background:
+            async with trio.open_nursery() as serving:
+                for server, listener in self._listen():
+                    await serving.start(server.serve, listener)
+                    self.servers.append(server)
+                _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
+                background.start_soon(self._run_store)
+                background.start_soon(self._keep_house)
+                background.start_soon(self._announce_ready, demo)
+                await _told_to_stop()
+                self.report.stopping = True
+                for each in self.servers:
+                    each.stop(GRACE)
+            await self._flush_last()
+            background.cancel_scope.cancel()
+        _log.info("stopped", unflushed=self.report.unflushed)
+
+    async def _flush_last(self) -> None:
+        """Write what the store does not have yet, if it answers soon; the state file keeps the rest."""
+        if self.writer is not None:
+            with trio.move_on_after(GRACE):
+                self._wake(hurry=True)
+                while any(block.dirty for block in self.ledger.blocks.values()):
+                    with trio.move_on_after(0.05):  # what was never sent is settled without a transaction
+                        await self.writer.committed.wait()
+        if self.report.store is not None:
+            await self.report.store.aclose()
+
+    def _listen(self) -> list[tuple[Server, socket.socket]]:
+        config, api = self.config, self.config.api
+        limits = Limits(api.max_connections, api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
+        access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
+        server = Server(
+            Router(table(self.handlers, self.ledger, self.reports), access), limits, self._crashed, self._served
+        )
+        inherited = [sock for _name, sock in from_systemd(os.environ, os.getpid())]
+        listeners = [(server, sock) for sock in inherited or [bind(config.socket, config.socket_group)]]
+        if config.metrics_address:
+            scrape = Server(Router(public(self.reports), access), limits, self._crashed)
+            listeners.append((scrape, _bind_tcp(config.metrics_address)))
+        return listeners
+
+    async def _run_store(self) -> None:
+        """Open the store and keep reading and writing it."""
+        self.report.store = store = await self._open_store()
+        flush = self.config.flush
+        linger = 0.0 if self.config.durability == "etcd" else flush.linger
+        writing = Writing(linger, BatchLimits(flush.max_operations, flush.max_bytes))
+        self.sync = Sync(self.ledger, store, self._record, read_clocks, _report)
+        self.writer = Writer(self.ledger, store, self._record, self.journal.sync, read_clocks, writing)
+        self.writer.on_supply = self.waiting.serve
+        self.report.sync, self.report.progress = self.sync, self.writer.progress
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.sync.run)
+            nursery.start_soon(self.writer.run)
+            await self.sync.first.wait()
+            self._wake(hurry=True)
+            await self._create_default_pools(store)
+
+    async def _open_store(self) -> Store:
+        if self.config.store == "embedded":
+            from ipamd.store.embedded import EmbeddedStore
+
+            return EmbeddedStore(self.config.embedded.path)
+        # In a thread: importing grpc takes 0.1 s, in which the socket already serves from the state file.
+        return await trio.to_thread.run_sync(_open_etcd, self.config)
+
+    async def _create_default_pools(self, store: Store) -> None:
+        pools = self.config.default_pools
+        cidrs = [parse_cidr(text) for text in (pools.ipv4_cidr, pools.ipv6_cidr) if text]
+        while cidrs:
+            try:
+                uids = (str(uuid.uuid4()) for _ in cidrs)
+                created = await create_default_pools(store, cidrs, uids, read_clocks().unix)
+            except (StoreUnavailableError, StoreRefusedError) as error:
+                _log.warning("cannot create the default pools", error=str(error))
+                await trio.sleep(1.0)
+            else:
+                if created:
+                    _log.info("default pools created", pools=" ".join(created))
+                return
+
+    async def _keep_house(self) -> None:
+        while True:
+            await trio.sleep(HOUSEKEEPING)
+            self.ledger.forget_tombstones(read_clocks().boot)
+            self._complain()
+            if self.journal.should_checkpoint:
+                try:
+                    await self.journal.checkpoint(list(self.ledger.checkpoint()))
+                except NotDurableError as error:
+                    self._journal_failed(error)
+
+    def _complain(self) -> None:
+        """Say once of each finding what an administrator should look at."""
+        findings = {f"record {key}: {why}" for key, why in self.ledger.damaged.items()}
+        for block in self.ledger.blocks.values():
+            for ordinal, other in block.contested.items():
+                holder = block.desired[ordinal]
+                findings.add(f"address {block.address(ordinal)}: held by {holder.handle} here and {other} in the store")
+        for finding in findings - self._findings:
+            _log.error("records disagree", finding=finding)
+        self._findings = findings
+
+    async def _announce_ready(self, demo: bool) -> None:  # noqa: FBT001 - start_soon passes positions
+        while self.report.unready():
+            await self._ready_event.wait()
+            self._ready_event = trio.Event()
+        _log.info("ready", reserve=sum(block.available for block in self.ledger.blocks.values()))
+        if demo:
+            sys.stdout.write(demo_lines(self.config))
+            sys.stdout.flush()
+
+    # --- what the parts are told ------------------------------------------------------------------------------
+
+    def _record(self, facts: Sequence[Fact]) -> None:
+        """Make facts from the store, or about to be sent to it, part of state file and ledger.
+
+        Raises NotDurableError if facts that must be durable first cannot be written; what the store holds already may
+        stay unwritten.
+        """
+        try:
+            self.journal.append(facts)
+        except NotDurableError as error:
+            self._journal_failed(error)
+            if any(isinstance(fact, Withdrawn) for fact in facts):
+                raise
+        else:
+            self.report.journal_error = ""
+        for fact in facts:
+            self.ledger.apply(fact)
+        self.waiting.serve()
+        if self.sync is not None:
+            self.sync.follow(max((fact.revision for fact in facts if isinstance(fact, Committed)), default=0))
+        self._wake()
+        self._ready_event.set()
+
+    def _wake(self, *, hurry: bool = False) -> None:
+        if self.writer is not None:
+            self.writer.wake(hurry=hurry)
+
+    async def _synced(self, _facts: Sequence[Fact]) -> None:
+        await self.journal.sync()
+
+    async def _flushed(self, facts: Sequence[Fact]) -> None:
+        """Wait until the store holds what these facts say."""
+        while self.writer is None or any(self._pending(fact) for fact in facts):
+            self._wake(hurry=True)
+            if self.writer is None:
+                await trio.sleep(0.01)
+            else:
+                await self.writer.committed.wait()
+
+    def _pending(self, fact: Fact) -> bool:
+        if not isinstance(fact, Assigned | Released):
+            return False
+        blocks = self.ledger.blocks
+        if isinstance(fact, Assigned):
+            return any(
+                place.block in blocks and place.ordinal in blocks[place.block].unflushed for place in fact.places
+            )
+        return any(place.block in blocks and place.ordinal in blocks[place.block].releasing for place in fact.places)
+
+    # --- what others are told ---------------------------------------------------------------------------------
+
+    def _observe(self, stages: Stages, code: int) -> None:
+        spent = {"queue": stages.queue, "decide": stages.decide, "journal": stages.journal, "wait": stages.wait}
+        self.metrics.request(stages.verb, code, stages.total, spent)
+
+    def _served(self, request: Request, response: Response, peer: Peer) -> None:
+        if request.path == "/v1/cni":
+            headers = request.headers
+            _log.debug(
+                headers.get("cni-command", "?"),
+                container=headers.get("cni-containerid", ""),
+                interface=headers.get("cni-ifname", ""),
+                status=response.status,
+                answer=response.body.decode(errors="replace") if response.status != 200 else "",
+                pid=peer.pid,
+            )
+
+    def _crashed(self, error: Exception) -> None:
+        _log.error("a request crashed its handler", error=repr(error), exc_info=error)
+
+    def _journal_failed(self, error: NotDurableError) -> None:
+        if str(error) != self.report.journal_error:
+            _log.error("cannot write the state file", error=str(error))
+        self.report.journal_error = str(error)
+
+
+def _only_daemon(config: Config) -> socket.socket:
+    """Make sure that no other daemon on this host speaks for this node in this store; raises OSError.
+
+    Two that did would hand out the same reserve. Another state directory does not tell (its own lock does that for
+    one), so the name of an abstract socket is taken, which the kernel frees when the process ends, however it ends.
+    """
+    store = " ".join(sorted(config.etcd.endpoints)) if config.store == "etcd" else str(config.embedded.path.resolve())
+    digest = hashlib.blake2b(f"{config.node} {store}".encode(), digest_size=16).hexdigest()
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(f"\0ipamd-{digest}")
+    except OSError as error:
+        lock.close()
+        raise OSError(
+            error.errno,
+            f"another ipamd on this host serves node {config.node} with the same store; stop it first",
+        ) from error
+    return lock
+
+
+async def _told_to_stop() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _log.info("stopping", signal=signal.Signals(number).name)
+            return
+
+
+def read_clocks() -> Now:
+    """The host's clocks, now."""
+    return Now(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def _open_etcd(config: Config) -> Store:
+    from ipamd.store.etcd import EtcdSettings, EtcdStore
+
+    etcd = config.etcd
+    return EtcdStore(
+        EtcdSettings(
+            endpoints=etcd.endpoints,
+            ca_file=_text(etcd.ca_file),
+            cert_file=_text(etcd.cert_file),
+            key_file=_text(etcd.key_file),
+            username=etcd.username or None,
+            password_file=_text(etcd.password_file),
+            timeout=etcd.timeout,
+        )
+    )
+
+
+def _opened(report: OpenReport) -> dict[str, object]:
+    """What is worth a word in the log of opening the state file."""
+    notable = {"created": report.created, "rebooted": report.rebooted, "cut": report.cut, "missing": report.missing}
+    return {"bytes": report.bytes, **{name: value for name, value in notable.items() if value}}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    host, port = split_address(address)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _report(event: str, values: Mapping[str, str]) -> None:
+    _log.warning(event, **values)

@@ -1,0 +1,139 @@
+"""The daemon's metrics, for Prometheus: names ``ipamd_*``, base units.
+
+What happens is counted as it happens (requests); what is, is read from the ledger and the tasks when Prometheus asks
+(a collector), so that nothing on the way to a reply updates a gauge. The only module that imports prometheus_client.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from ipamd import __version__
+from ipamd.core.ledger import Ledger
+
+BUCKETS = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
+)  # fmt: skip
+"""Seconds: from a request answered from memory (tens of microseconds) to one that waited for a block."""
+
+
+class Metrics:
+    """One registry. ``facts`` gives the numbers that are not the ledger's, by metric name without ``ipamd_``."""
+
+    def __init__(self, ledger: Ledger, facts: Callable[[], Mapping[str, float]]) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "ipamd_requests", "CNI requests by verb and outcome (CNI error code, 0: success)", ("verb", "code"),
+            registry=self.registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "ipamd_request_duration_seconds", "Time from a CNI request's arrival to its reply", ("verb",),
+            buckets=BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self._stages = Histogram(
+            "ipamd_request_stage_duration_seconds", "Time a CNI request spent in a stage", ("stage",),
+            buckets=BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        Info("ipamd_build", "The running version", registry=self.registry).info({"version": __version__})
+        Gauge(
+            "ipamd_start_time_seconds", "When the daemon started, Unix time", registry=self.registry
+        ).set_to_current_time()
+        self.registry.register(_Collector(ledger, facts))
+        self._counters: dict[tuple[str, int], Callable[[], None]] = {}
+        self._by_verb: dict[str, Callable[[float], None]] = {}
+        self._by_stage = {stage: self._stages.labels(stage).observe for stage in ("queue", "decide", "journal", "wait")}
+
+    def request(self, verb: str, code: int, nanoseconds: int, stages: Mapping[str, int]) -> None:
+        """Count one request; ``stages`` are ns by stage, 0 for those that did not happen."""
+        known = verb if verb in _VERBS else "other"
+        count = self._counters.get((known, code))
+        if count is None:
+            count = self._counters[known, code] = self._requests.labels(known, str(code)).inc
+            self._by_verb.setdefault(known, self._seconds.labels(known).observe)
+        count()
+        self._by_verb[known](nanoseconds / 1e9)
+        for stage, spent in stages.items():
+            if spent:
+                self._by_stage[stage](spent / 1e9)
+
+    def exposition(self, accept: str = "") -> tuple[str, bytes]:
+        """Content type and body for Prometheus, in the format that ``accept`` prefers."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self.registry)
+
+
+_VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
+
+
+class _Collector(Collector):
+    """Reads the ledger when asked."""
+
+    def __init__(self, ledger: Ledger, facts: Callable[[], Mapping[str, float]]) -> None:
+        self._ledger, self._facts = ledger, facts
+
+    def collect(self) -> Iterator[Metric]:
+        """All gauges, and the counters that others keep."""
+        yield from self._addresses()
+        yield from self._reserves()
+        for name, value in self._facts().items():
+            text = _TEXTS[name]
+            if name.endswith("_total"):
+                yield CounterMetricFamily(f"ipamd_{name.removesuffix('_total')}", text, value=value)
+            else:
+                yield GaugeMetricFamily(f"ipamd_{name}", text, value=value)
+
+    def _addresses(self) -> Iterator[Metric]:
+        ledger = self._ledger
+        blocks = GaugeMetricFamily("ipamd_blocks", "Blocks of this node", labels=("pool",))
+        addresses = GaugeMetricFamily(
+            "ipamd_addresses", "Addresses of this node's blocks by what they are", labels=("pool", "state")
+        )
+        for name in sorted(ledger.settings.pools):
+            of_pool = ledger.blocks_of(name)
+            blocks.add_metric((name,), len(of_pool))
+            states = {
+                "in_use": sum(len(b.desired) + sum(map(len, b.adopted.values())) for b in of_pool),
+                "reserve": sum(b.available for b in of_pool),
+                "free": sum(b.unreserved_bits.bit_count() for b in of_pool),
+                "releasing": sum(len(b.releasing) for b in of_pool),
+                "contested": sum(len(b.contested) for b in of_pool),
+            }
+            for state, count in states.items():
+                addresses.add_metric((name, state), count)
+        yield blocks
+        yield addresses
+
+    def _reserves(self) -> Iterator[Metric]:
+        size = GaugeMetricFamily(
+            "ipamd_reserve_addresses", "Addresses that can be handed out at once", labels=("pool",)
+        )
+        target = GaugeMetricFamily("ipamd_reserve_target_addresses", "Addresses wanted in reserve", labels=("pool",))
+        waiting = GaugeMetricFamily("ipamd_waiting_requests", "ADDs that wait for an address", labels=("pool",))
+        for name, reserve in sorted(self._ledger.reserves.items()):
+            size.add_metric((name,), self._ledger.available(name))
+            target.add_metric((name,), reserve.target)
+            waiting.add_metric((name,), reserve.waiting)
+        yield from (size, target, waiting)
+
+
+_TEXTS = {
+    "ready": "Whether an ADD can be served (1) or not (0)",
+    "store_connected": "Whether the store could be reached last (1) or not (0)",
+    "store_locked": "Whether the datastore is locked (1) or not (0)",
+    "unflushed_facts": "Assignments and releases that the store does not have yet",
+    "unflushed_age_seconds": "Age of the oldest of them",
+    "flush_transactions_total": "Transactions sent to the store",
+    "flush_operations_total": "Operations in these transactions",
+    "flush_conflicts_total": "Transactions refused because a record had changed",
+    "flush_failures_total": "Transactions that failed: the store away, or refusing",
+    "claims_total": "Blocks claimed",
+    "journal_size_bytes": "Size of the state file",
+    "store_reads_total": "Times that everything of this node was read from the store",
+    "watch_events_total": "Changes of records that the watch brought",
+    "connections": "Open connections on the daemon's sockets",
+    "connections_refused_total": "Connections refused because too many were open",
+    "damaged_records": "Records of the store that cannot be understood",
+}

@@ -1,0 +1,149 @@
+"""What the daemon says of itself: whether it is ready, status, measures, configuration, the first lines to paste."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from ipamd import __version__
+from ipamd.config import Config
+from ipamd.core.address import FAMILIES
+from ipamd.core.ledger import Ledger
+from ipamd.core.pool import serving
+from ipamd.store.base import Store
+from ipamd.store.sync import Sync
+from ipamd.store.writer import Progress
+
+
+class Served(Protocol):
+    """What a server tells of its connections."""
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+
+    @property
+    def turned_away(self) -> int:
+        """How many were refused because too many were open."""
+
+    def stop(self, grace: float) -> None:
+        """Accept no more."""
+
+
+class Report:
+    """Reads the daemon's parts; those that come up later (store, sync, progress) are set when they are there."""
+
+    def __init__(self, config: Config, ledger: Ledger, journal_size: Callable[[], int]) -> None:
+        self._config, self._ledger, self._journal_size = config, ledger, journal_size
+        self.store: Store | None = None
+        self.sync: Sync | None = None
+        self.progress: Progress | None = None
+        self.servers: list[Served] = []
+        self.stopping = False
+        self.journal_error = ""
+
+    def unready(self) -> str:
+        """Why an ADD could not be served now; "" if it could."""
+        if self.stopping:
+            return "the daemon is stopping"
+        if self._ledger.settings.locked:
+            return "the datastore is locked"
+        if self.journal_error:
+            return f"the state file cannot be written: {self.journal_error}"
+        pools = self._ledger.settings.pools.values()
+        serves = [pool for family in FAMILIES for pool in serving(pools, family)]
+        if not serves:
+            return "no pool serves this node" if self._ledger.synced else f"no pool is known yet; {self.excuse()}"
+        if any(self._ledger.available(pool.name) for pool in serves):
+            return ""
+        if self._connected and any(block.owned for block in self._ledger.blocks.values()):
+            return ""
+        return f"no address is in reserve; {self.excuse()}"
+
+    def excuse(self) -> str:
+        """Why an address is not to be had at once."""
+        if self.sync is not None and self.sync.last_error:
+            return f"the store cannot be read ({self.sync.last_error})"
+        if self.progress is not None and self.progress.last_error and not self._connected:
+            return f"the store cannot be written ({self.progress.last_error})"
+        return "the node is still claiming addresses"
+
+    @property
+    def _connected(self) -> bool:
+        return self.store is not None and self.store.connected
+
+    @property
+    def unflushed(self) -> int:
+        """How many assignments and releases the store does not have yet."""
+        return sum(len(block.unflushed) + len(block.releasing) for block in self._ledger.blocks.values())
+
+    def measures(self, now: int) -> Mapping[str, float]:
+        """The numbers for the metrics, by name without ``ipamd_``; ``now`` is CLOCK_BOOTTIME (ns)."""
+        progress, sync = self.progress or Progress(flushed_until=now), self.sync
+        return {
+            "ready": not self.unready(),
+            "store_connected": self._connected,
+            "store_locked": self._ledger.settings.locked,
+            "unflushed_facts": self.unflushed,
+            "unflushed_age_seconds": (now - progress.flushed_until) / 1e9 if self.unflushed else 0.0,
+            "flush_transactions_total": progress.transactions,
+            "flush_operations_total": progress.operations,
+            "flush_conflicts_total": progress.conflicts,
+            "flush_failures_total": progress.failures,
+            "claims_total": progress.claims,
+            "journal_size_bytes": self._journal_size(),
+            "store_reads_total": sync.looks if sync else 0,
+            "watch_events_total": sync.events if sync else 0,
+            "connections": sum(server.connections for server in self.servers),
+            "connections_refused_total": sum(server.turned_away for server in self.servers),
+            "damaged_records": len(self._ledger.damaged),
+        }
+
+    def status(self) -> Mapping[str, object]:
+        """Readiness, store, flush and state file, for ``GET /v1/status``."""
+        reason = self.unready()
+        return {
+            "version": __version__,
+            "node": self._config.node,
+            "ready": not reason,
+            "reason": reason,
+            "store": {
+                "kind": self._config.store,
+                "connected": self._connected,
+                "synced": self._ledger.synced,
+                "locked": self._ledger.settings.locked,
+                "calls": dict(self.store.calls) if self.store else {},
+                "last_read_error": self.sync.last_error if self.sync else "",
+                "damaged_records": dict(self._ledger.damaged),
+            },
+            "flush": {"unflushed": self.unflushed, **msgspec.to_builtins(self.progress or Progress())},
+            "state_file": {
+                "path": str(self._config.state_dir / "state"),
+                "bytes": self._journal_size(),
+                "error": self.journal_error,
+                "durability": self._config.durability,
+            },
+            "attachments": len(self._ledger.holdings),
+            "blocks": len(self._ledger.blocks),
+        }
+
+    def settings(self) -> Mapping[str, object]:
+        """The configuration in force, for ``GET /v1/config``. It holds paths of secrets, never secrets."""
+        return msgspec.convert(msgspec.to_builtins(self._config, enc_hook=str), dict[str, object])
+
+
+def demo_lines(config: Config) -> str:
+    """Three lines to paste into another terminal, printed when an ADD can be served."""
+    run = config.socket.parent
+    network = '{"cniVersion": "1.0.0", "name": "demo", "ipam": {"type": "ipamd"}}'
+    add = (
+        f"echo '{network}' | CNI_COMMAND=ADD CNI_CONTAINERID=web-1 CNI_NETNS=/var/run/netns/web-1 CNI_IFNAME=eth0 "
+        f"CNI_PATH={run}/bin IPAMD_SOCKET={config.socket} {run}/bin/ipamd"
+    )
+    get = f"curl --unix-socket {config.socket} http://ipamd/v1/allocations"
+    metrics = (
+        f"curl http://{config.metrics_address}/metrics"
+        if config.metrics_address
+        else f"curl --unix-socket {config.socket} http://ipamd/metrics"
+    )
+    return f"\nipamd is ready. Paste these into another terminal:\n\n{add}\n{get}\n{metrics}\n\n"
