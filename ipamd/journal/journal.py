@@ -146,8 +146,8 @@ class Journal:
         target = self._appended
         if self._closed:
             raise self._is_closed("sync")
-        await trio.lowlevel.checkpoint()
         with self._in_use():
+            await trio.lowlevel.checkpoint()
             while self._synced < target:
                 if self._turn_over is not None:
                     await self._turn_over.wait()
@@ -199,7 +199,7 @@ class Journal:
                 self._late = None
                 if new is not None and new is not self._file:
                     new.close()
-                    path.unlink()
+                    path.unlink(missing_ok=True)
 
     async def _catch_up(self, new: StateFile, late: bytearray) -> None:
         # Puts all on the disk that a sync may have promised so far: until the turn is over none can complete.

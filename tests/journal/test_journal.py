@@ -174,6 +174,27 @@ def test_a_second_process_is_refused(tmp_path: Path, journal: Journal) -> None:
     Journal.open(tmp_path, NODE, BOOT)[0].close()
 
 
+def test_a_disk_that_takes_no_writes_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a new nor a found file is used if it cannot be written, and the lock is let go."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(JournalFullError, match=r"cannot write .*/state.new: No space left on device; make room"):
+            Journal.open(tmp_path, NODE, BOOT)
+    assert names(tmp_path) == {"lock"}
+    with opened(tmp_path) as (journal, _, _):
+        journal.append([assigned(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        with pytest.raises(JournalFullError, match=r"cannot write .*/state: No space left on device; make room"):
+            Journal.open(tmp_path, NODE, BOOT)
+    with opened(tmp_path) as (_, facts, _):
+        assert facts == [assigned(1)]
+
+
 async def test_the_lock_outlives_a_checkpoint(tmp_path: Path, journal: Journal) -> None:
     """Replacing the file does not let a second process in."""
     await journal.checkpoint([assigned(1)])
@@ -377,6 +398,22 @@ async def test_a_failed_sync_is_not_forgotten(journal: Journal, monkeypatch: pyt
     await journal.checkpoint([assigned(1)])
     journal.append([assigned(2)])
     await journal.sync()
+
+
+async def test_closing_just_after_a_sync_was_called_does_not_break_it(tmp_path: Path) -> None:
+    """A sync that was called before close is carried out, whichever of the two tasks goes on first."""
+
+    async def sync(journal: Journal, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await journal.sync()
+
+    for number in range(12):  # Trio throws dice on which task goes on first
+        with opened(tmp_path) as (journal, facts, _):
+            assert len(facts) == number
+            journal.append([assigned(number)])
+            async with trio.open_nursery() as nursery:
+                await nursery.start(sync, journal)
+                journal.close()
 
 
 async def test_closing_waits_for_the_sync_under_way(
@@ -612,7 +649,7 @@ def test_any_sequence_of_calls_is_a_list(
                 model += facts
             elif step == "checkpoint":
                 await journal.checkpoint(facts)
-                model = facts
+                model = [*facts]
             elif step == "sync":
                 await journal.sync()
             else:

@@ -1,6 +1,7 @@
 """What a found state file may be used for: never a wrong fact, never fewer acknowledged facts in silence."""
 
 import re
+import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -168,6 +169,16 @@ def test_another_nodes_file_is_refused() -> None:
     """The text names both nodes and says what to do."""
     with pytest.raises(JournalForeignError, match=r"'node-1' and this is node 'node-2'; set the node's name back"):
         recover(FILE, "node-2", BOOT, "state")
+
+
+@pytest.mark.parametrize("recovered", [same_boot, after_reboot])
+def test_a_later_format_is_refused(recovered: Callable[[bytes], Recovered]) -> None:
+    """A sound file of another format is not called damaged: the text says which ipamd to start."""
+    page = bytearray(FILE)
+    page[8:12] = (2).to_bytes(4, "little")
+    page[508:512] = zlib.crc32(page[:508]).to_bytes(4, "little")
+    with pytest.raises(JournalVersionError, match=r"version 2, and this ipamd knows version 1; start the ipamd that"):
+        recovered(bytes(page))
 
 
 @pytest.mark.parametrize("recovered", [same_boot, after_reboot])
