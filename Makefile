@@ -6,30 +6,33 @@
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
+METRICS ?= 127.0.0.1:9178
+
+# Relative, because make splits names at spaces and the checkout's path may have some.
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := $(CURDIR)/.run
-ARCH := $(shell uname -m)
-METRICS ?= 127.0.0.1:9178
+RUN := .run
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation
+PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
 .PHONY: run test check unit bench system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
+# Without this machine's own configuration and name: neither must decide whether the first run works.
 run: $(VENV)/.run-stamp $(RUN)/bin/ipamd
-	@exec $(BIN)/ipamd run --demo --node "$$(hostname | tr A-Z a-z)" \
-	  --socket $(RUN)/ipamd.sock --state-dir $(RUN)/state --store embedded --metrics-address $(METRICS) \
+	@exec $(BIN)/python -m ipamd run --demo --config /dev/null --node demo --store embedded \
+	  --socket "$(CURDIR)/$(RUN)/ipamd.sock" --state-dir "$(CURDIR)/$(RUN)/state" --metrics-address "$(METRICS)" \
 	  --default-pools-ipv4-cidr 192.168.0.0/16 --default-pools-ipv6-cidr fd00:10:244::/64
 
-$(RUN)/bin/ipamd: ipamd/cni/bin/ipamd-cni-$(ARCH) $(VENV)/.run-stamp
+$(RUN)/bin/ipamd: $(PLUGIN) $(VENV)/.run-stamp
 	@mkdir -p $(RUN)/bin
-	@$(BIN)/ipamd install-cni $(RUN)/bin --as ipamd calico-ipam host-local >/dev/null
-	@touch $@
+	@$(BIN)/python -m ipamd install-cni $(RUN)/bin --as ipamd calico-ipam host-local >/dev/null
 
 # --- tests ----------------------------------------------------------------------------------------------------------
 
-test: system $(VENV)/.dev-stamp ipamd/cni/bin/ipamd-cni-$(ARCH)
+test: system $(VENV)/.dev-stamp $(PLUGIN)
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory unit
 
@@ -39,10 +42,10 @@ check: $(VENV)/.dev-stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.dev-stamp ipamd/cni/bin/ipamd-cni-$(ARCH)
+unit: $(VENV)/.dev-stamp $(PLUGIN)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: system $(VENV)/.dev-stamp ipamd/cni/bin/ipamd-cni-$(ARCH)
+bench: system $(VENV)/.dev-stamp $(PLUGIN)
 	@mkdir -p $(RUN)
 	$(BIN)/python -m tests.bench --output $(RUN)/bench.md
 
@@ -55,22 +58,24 @@ system:
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "ipamd needs Python 3.11 to 3.13; name one, as in: make PYTHON=python3.12 run"; exit 1; }
-	@echo "setting up $(VENV)"
+	@echo "setting up $(VENV): takes a minute, once"
 	@$(PYTHON) -m venv $(VENV)
 
-# What running needs: the dependencies, the compiler of the plugin, the package itself in place.
+# What running needs: what builds the plugin and packages that come as source, then this one in place. Without pip's
+# isolated builds, which would fetch the compiler a second time.
 $(VENV)/.run-stamp: pyproject.toml | $(VENV)/bin/pip
-	@$(BIN)/pip install -q --disable-pip-version-check hatchling editables ziglang
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e .
+	@$(PIP) setuptools wheel hatchling editables ziglang
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev-stamp: $(VENV)/.run-stamp
-	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	@$(PIP) -e '.[dev]'
 	@touch $@
 
-ipamd/cni/bin/ipamd-cni-$(ARCH): ipamd/cni/ipamd-cni.c ipamd/cni/build.py | $(VENV)/.run-stamp
+$(PLUGIN): ipamd/cni/ipamd-cni.c ipamd/cni/build.py | $(VENV)/.run-stamp
+	@echo "compiling the CNI plugin"
 	@$(BIN)/python ipamd/cni/build.py
-	@touch $@
+	@touch -c $@
 
 clean:
 	rm -rf $(VENV) $(RUN) ipamd/cni/bin build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -59,14 +59,30 @@ def run(config: Config, *, demo: bool = False) -> int:
 
     ``demo``: print three lines to paste once an ADD can be served.
     """
-    failed = []
+    failed: list[Exception] = []
     try:
         trio.run(_main, config, demo)
     except* (JournalError, OSError) as errors:
-        failed = list(errors.exceptions)
+        failed = list(_leaves(errors))
     for error in failed:
-        _log.error("cannot run", error=str(error))
+        _log.error("cannot run", error=_sentence(error))
     return 1 if failed else 0
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    """The exceptions in a group and in the groups that nurseries put around them."""
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, without the "[Errno 98]" that Python puts before a sentence of our own."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
 
 
 async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run passes positions
@@ -89,6 +105,8 @@ class Daemon:
         self.ledger = Ledger(config.node, policy)
         for fact in facts:
             self.ledger.apply(fact)
+        for pool in self.ledger.pools_in_use():  # or views and metrics would show none until the store is back
+            self.ledger.reserve(pool.name, read_clocks().boot)
         self.writer: Writer | None = None
         self.sync: Sync | None = None
         self.report = Report(config, self.ledger, lambda: journal.size)
@@ -109,6 +127,7 @@ class Daemon:
             read_clocks,
             time.perf_counter_ns,
             journal.append,
+            journal.owe,
             self._wake,
             self._observe,
             durable,
@@ -160,9 +179,8 @@ class Daemon:
         config, api = self.config, self.config.api
         limits = Limits(api.max_connections, api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
         access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
-        server = Server(
-            Router(table(self.handlers, self.ledger, self.reports), access), limits, self._crashed, self._served
-        )
+        served = self._served if config.log_level == "debug" else None
+        server = Server(Router(table(self.handlers, self.ledger, self.reports), access), limits, self._crashed, served)
         inherited = [sock for _name, sock in from_systemd(os.environ, os.getpid())]
         listeners = [(server, sock) for sock in inherited or [bind(config.socket, config.socket_group)]]
         if config.metrics_address:
@@ -211,15 +229,18 @@ class Daemon:
                 return
 
     async def _keep_house(self) -> None:
-        while True:
-            await trio.sleep(HOUSEKEEPING)
+        while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
             self.ledger.forget_tombstones(read_clocks().boot)
             self._complain()
-            if self.journal.should_checkpoint:
+            # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
+            if self.journal.should_checkpoint or self.journal.owing or self.report.journal_error:
                 try:
                     await self.journal.checkpoint(list(self.ledger.checkpoint()))
+                    self.journal.append(())
+                    self.report.journal_error = ""
                 except NotDurableError as error:
                     self._journal_failed(error)
+            await trio.sleep(HOUSEKEEPING)
 
     def _complain(self) -> None:
         """Say once of each finding what an administrator should look at."""
@@ -333,7 +354,7 @@ def _only_daemon(config: Config) -> socket.socket:
         lock.close()
         raise OSError(
             error.errno,
-            f"another ipamd on this host serves node {config.node} with the same store; stop it first",
+            f"cannot serve node {config.node}: another ipamd on this host does, with the same store; stop that one",
         ) from error
     return lock
 
@@ -379,7 +400,13 @@ def _text(path: Path | None) -> str | None:
 
 def _bind_tcp(address: str) -> socket.socket:
     host, port = split_address(address)
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        number = error.errno or 0
+        cause = os.strerror(number) if number > 0 else error.strerror  # negative: no such host
+        raise OSError(f"cannot serve metrics on {address}: {cause}; choose another metrics_address") from error
 
 
 def _boot_id() -> str:

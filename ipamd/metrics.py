@@ -4,12 +4,15 @@ What happens is counted as it happens (requests); what is, is read from the ledg
 (a collector), so that nothing on the way to a reply updates a gauge. The only module that imports prometheus_client.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ipamd import __version__
 from ipamd.core.ledger import Ledger
@@ -18,6 +21,8 @@ BUCKETS = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
 )  # fmt: skip
 """Seconds: from a request answered from memory (tens of microseconds) to one that waited for a block."""
+
+_BOUNDS = tuple(round(seconds * 1e9) for seconds in BUCKETS)
 
 
 class Metrics:
@@ -29,22 +34,14 @@ class Metrics:
             "ipamd_requests", "CNI requests by verb and outcome (CNI error code, 0: success)", ("verb", "code"),
             registry=self.registry,
         )  # fmt: skip
-        self._seconds = Histogram(
-            "ipamd_request_duration_seconds", "Time from a CNI request's arrival to its reply", ("verb",),
-            buckets=BUCKETS, registry=self.registry,
-        )  # fmt: skip
-        self._stages = Histogram(
-            "ipamd_request_stage_duration_seconds", "Time a CNI request spent in a stage", ("stage",),
-            buckets=BUCKETS, registry=self.registry,
-        )  # fmt: skip
         Info("ipamd_build", "The running version", registry=self.registry).info({"version": __version__})
         Gauge(
             "ipamd_start_time_seconds", "When the daemon started, Unix time", registry=self.registry
         ).set_to_current_time()
-        self.registry.register(_Collector(ledger, facts))
         self._counters: dict[tuple[str, int], Callable[[], None]] = {}
-        self._by_verb: dict[str, Callable[[float], None]] = {}
-        self._by_stage = {stage: self._stages.labels(stage).observe for stage in ("queue", "decide", "journal", "wait")}
+        self._by_verb: dict[str, _Durations] = {}
+        self._by_stage = {stage: _Durations() for stage in ("queue", "decide", "journal", "wait")}
+        self.registry.register(_Collector(ledger, facts, self._by_verb, self._by_stage))
 
     def request(self, verb: str, code: int, nanoseconds: int, stages: Mapping[str, int]) -> None:
         """Count one request; ``stages`` are ns by stage, 0 for those that did not happen."""
@@ -52,12 +49,12 @@ class Metrics:
         count = self._counters.get((known, code))
         if count is None:
             count = self._counters[known, code] = self._requests.labels(known, str(code)).inc
-            self._by_verb.setdefault(known, self._seconds.labels(known).observe)
+            self._by_verb.setdefault(known, _Durations())
         count()
-        self._by_verb[known](nanoseconds / 1e9)
+        self._by_verb[known].observe(nanoseconds)
         for stage, spent in stages.items():
             if spent:
-                self._by_stage[stage](spent / 1e9)
+                self._by_stage[stage].observe(spent)
 
     def exposition(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and body for Prometheus, in the format that ``accept`` prefers."""
@@ -68,14 +65,41 @@ class Metrics:
 _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
 
 
-class _Collector(Collector):
-    """Reads the ledger when asked."""
+class _Durations:
+    """A histogram of durations. prometheus_client's own is for threads: five of them would be a tenth of an ADD."""
 
-    def __init__(self, ledger: Ledger, facts: Callable[[], Mapping[str, float]]) -> None:
-        self._ledger, self._facts = ledger, facts
+    __slots__ = ("_counts", "_total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._total = 0
+
+    def observe(self, nanoseconds: int) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(_BOUNDS, nanoseconds)] += 1
+        self._total += nanoseconds
+
+    def add_to(self, family: HistogramMetricFamily, label: str) -> None:
+        """Show it as one series of a metric."""
+        bounds = (*map(floatToGoString, BUCKETS), "+Inf")
+        family.add_metric((label,), list(zip(bounds, accumulate(self._counts), strict=True)), self._total / 1e9)
+
+
+class _Collector(Collector):
+    """Reads the ledger and the histograms when asked."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        facts: Callable[[], Mapping[str, float]],
+        by_verb: Mapping[str, _Durations],
+        by_stage: Mapping[str, _Durations],
+    ) -> None:
+        self._ledger, self._facts, self._by_verb, self._by_stage = ledger, facts, by_verb, by_stage
 
     def collect(self) -> Iterator[Metric]:
-        """All gauges, and the counters that others keep."""
+        """All histograms and gauges, and the counters that others keep."""
+        yield from self._durations()
         yield from self._addresses()
         yield from self._reserves()
         for name, value in self._facts().items():
@@ -84,6 +108,18 @@ class _Collector(Collector):
                 yield CounterMetricFamily(f"ipamd_{name.removesuffix('_total')}", text, value=value)
             else:
                 yield GaugeMetricFamily(f"ipamd_{name}", text, value=value)
+
+    def _durations(self) -> Iterator[Metric]:
+        whole = HistogramMetricFamily(
+            "ipamd_request_duration_seconds", "Time from a CNI request's arrival to its reply", labels=("verb",)
+        )
+        stages = HistogramMetricFamily(
+            "ipamd_request_stage_duration_seconds", "Time a CNI request spent in a stage", labels=("stage",)
+        )
+        for family, series in ((whole, self._by_verb), (stages, self._by_stage)):
+            for label, durations in series.items():
+                durations.add_to(family, label)
+            yield family
 
     def _addresses(self) -> Iterator[Metric]:
         ledger = self._ledger

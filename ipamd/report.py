@@ -1,5 +1,6 @@
 """What the daemon says of itself: whether it is ready, status, measures, configuration, the first lines to paste."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -134,16 +135,17 @@ class Report:
 
 def demo_lines(config: Config) -> str:
     """Three lines to paste into another terminal, printed when an ADD can be served."""
-    run = config.socket.parent
+    socket = shlex.quote(str(config.socket))
+    plugins = config.socket.parent / "bin"
     network = '{"cniVersion": "1.0.0", "name": "demo", "ipam": {"type": "ipamd"}}'
     add = (
         f"echo '{network}' | CNI_COMMAND=ADD CNI_CONTAINERID=web-1 CNI_NETNS=/var/run/netns/web-1 CNI_IFNAME=eth0 "
-        f"CNI_PATH={run}/bin IPAMD_SOCKET={config.socket} {run}/bin/ipamd"
+        f"CNI_PATH={shlex.quote(str(plugins))} IPAMD_SOCKET={socket} {shlex.quote(str(plugins / 'ipamd'))}"
     )
-    get = f"curl --unix-socket {config.socket} http://ipamd/v1/allocations"
+    get = f"curl --unix-socket {socket} http://ipamd/v1/allocations"
     metrics = (
         f"curl http://{config.metrics_address}/metrics"
         if config.metrics_address
-        else f"curl --unix-socket {config.socket} http://ipamd/metrics"
+        else f"curl --unix-socket {socket} http://ipamd/metrics"
     )
     return f"\nipamd is ready. Paste these into another terminal:\n\n{add}\n{get}\n{metrics}\n\n"

@@ -33,12 +33,20 @@ class UnixConnection(http.client.HTTPConnection):
 class Daemon:
     """``ipamd run`` with its files below ``directory``. Use it as a context manager; ``start`` it again after a kill."""
 
-    def __init__(self, directory: Path, node: str = "node-a", *flags: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        node: str = "node-a",
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.node = node
         self.socket = directory / "ipamd.sock"
         self.flags = flags
         self.env = dict(env or {})
+        self.wrapper = wrapper
         self.log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -61,7 +69,7 @@ class Daemon:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "ipamd", "run", "--node", self.node, "--socket", str(self.socket),
+                    *self.wrapper, sys.executable, "-m", "ipamd", "run", "--node", self.node, "--socket", str(self.socket),
                     "--state-dir", str(self.directory / "state"), "--log-level", "info", *self.flags,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -6,17 +6,20 @@ to 1.0.0; the answer is in the version that the configuration names. Answers for
 what Calico's plugin prints.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec import Raw, Struct
 
 from ipamd.api.http import Request
-from ipamd.core.address import parse_address
+from ipamd.core.address import BITS, Cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.request import AddRequest
+from ipamd.core.settings import Settings
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The versions of the specification that are spoken, oldest first."""
@@ -87,6 +90,16 @@ class Invocation(Struct, frozen=True):
     args: dict[str, str]
     config: NetworkConfig
     started: int
+
+
+class Gateway(Struct, frozen=True):
+    """A gateway of the ``ipam`` section: IP version, text, and the prefix length to answer addresses with."""
+
+    family: int
+    address: str
+    prefix: int
+    host: Cidr
+    """The gateway alone, as a CIDR."""
 
 
 class ResultAddress(Struct, frozen=True):
@@ -249,14 +262,17 @@ def result(config: NetworkConfig, addresses: Sequence[ResultAddress]) -> bytes:
     """The success of an ADD, in the configuration's version.
 
     For ``calico-ipam`` an address has its block's mask and is its own route: Calico's main plugin takes an empty
-    list of routes to mean "no host routes". Otherwise it stands alone, with the configured gateway and routes.
+    list of routes to mean "no host routes". Otherwise it stands alone, with the configured gateway and routes; a
+    gateway that is written with a prefix length is on the pod's link, and the address has that mask. (The main plugin
+    ``ptp`` needs it for IPv4: it sets routes via the gateway when only the address's own mask can reach it.)
     """
     calico = config.ipam.type == "calico-ipam"
     gateways = {} if calico else _gateways(config.ipam)
     ips, routes = [], []
     for each in addresses:
-        prefix = each.prefix if calico else (32 if each.family == 4 else 128)
-        ips.append((each.family, f"{each.address}/{prefix}", gateways.get(each.family, "")))
+        gateway = gateways.get(each.family)
+        prefix = each.prefix if calico else gateway.prefix if gateway else BITS[each.family]
+        ips.append((each.family, f"{each.address}/{prefix}", gateway.address if gateway else ""))
         if calico:
             routes.append((each.family, Route(f"{each.address}/{prefix}")))
     if not calico:
@@ -301,14 +317,21 @@ def _by_list(
     return answer
 
 
-def _gateways(ipam: Ipam) -> dict[int, str]:
+def _gateways(ipam: Ipam) -> dict[int, Gateway]:
     listed = ipam.gateway if isinstance(ipam.gateway, list) else [ipam.gateway] if ipam.gateway else []
     try:
-        return {parse_address(gateway)[0]: gateway for gateway in listed}
+        return {gateway.family: gateway for gateway in map(_gateway, listed)}
     except ValueError as error:
         raise RefusedError(
             Code.INVALID_CONFIGURATION, f"cannot use the network configuration: ipam.gateway: {error}"
         ) from error
+
+
+@lru_cache(maxsize=64)
+def _gateway(text: str) -> Gateway:
+    parsed = ipaddress.ip_interface(text)
+    host = Cidr(parsed.version, int(parsed.ip), BITS[parsed.version])
+    return Gateway(parsed.version, str(parsed.ip), parsed.network.prefixlen, host)
 
 
 def error_object(version: str, error: RefusedError) -> bytes:
@@ -319,6 +342,19 @@ def error_object(version: str, error: RefusedError) -> bytes:
     return msgspec.json.format(msgspec.json.encode(answer), indent=4)
 
 
-def check_gateway(config: NetworkConfig) -> None:
-    """Raise RefusedError for a gateway that ``result`` could not answer with, before anything is assigned."""
-    _gateways(config.ipam)
+def check_gateway(config: NetworkConfig, settings: Settings) -> None:
+    """Raise RefusedError for a gateway that ``result`` could not answer with, before anything is assigned.
+
+    Also for one that a pod could be given: two would then answer to one address.
+    """
+    if config.ipam.type == "calico-ipam":
+        return
+    for gateway in _gateways(config.ipam).values():
+        kept = any(cidr.contains(gateway.host) for cidrs in settings.reservations.values() for cidr in cidrs)
+        pool = next((pool for pool in settings.pools.values() if pool.cidr.contains(gateway.host)), None)
+        if pool is not None and not kept:
+            raise RefusedError(
+                Code.INVALID_CONFIGURATION,
+                f"cannot use the network configuration: ipam.gateway {gateway.address} is an address of pool "
+                f"{pool.name}, which a pod could get; choose one outside of all pools, or reserve it (IPReservation)",
+            )

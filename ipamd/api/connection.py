@@ -1,7 +1,7 @@
 """One client's connection: a non-blocking socket, the parser of what it sends, and its deadlines as plain values.
 
-Holds no task and never waits: the server's task for the connection calls ``receive`` and ``send`` and waits
-between them, the server's sweep and its overload rule read the rest. May import ``access`` and ``http``; of Trio
+Holds no task and never waits: the server calls ``receive`` and ``send``, and waits between them where it has to;
+the server's sweep and its overload rule read the rest. May import ``access`` and ``http``; of Trio
 only the scope by which a connection is ended.
 """
 
@@ -35,7 +35,7 @@ class Limits(Struct, frozen=True):
 class Connection:
     """What the server knows of one client. Times are Trio's clock, in seconds."""
 
-    __slots__ = ("begun", "due", "parser", "peer", "replying", "scope", "served", "sock", "waiting_since")
+    __slots__ = ("begun", "due", "parser", "peer", "replying", "scope", "served", "sock", "unsent", "waiting_since")
 
     def __init__(self, sock: socket.socket, peer: Peer, limits: Limits, now: float) -> None:
         sock.settimeout(0)
@@ -50,6 +50,8 @@ class Connection:
         """When the sweep is to end the connection."""
         self.waiting_since: float | None = None
         """Since when the task waits for a request of which nothing has come yet."""
+        self.unsent: bytes | memoryview = b""
+        """What the socket has not taken yet of what was sent."""
         self.replying = False
         """Whether a request was read of whose reply nothing was sent."""
         self.served = False
@@ -72,14 +74,16 @@ class Connection:
         except OSError:
             return b""
 
-    def send(self, data: bytes | memoryview) -> int | None:
-        """Send what the socket takes now; return how many bytes that were, None if the client hung up."""
+    def send(self, data: bytes | memoryview) -> bool:
+        """Send what the socket takes now, and keep the rest in ``unsent``; False if the client hung up."""
         try:
-            return self.sock.send(data)
+            sent = self.sock.send(data)
         except BlockingIOError:
-            return 0
+            sent = 0
         except OSError:
-            return None
+            return False
+        self.unsent = b"" if sent == len(data) else memoryview(data)[sent:]
+        return True
 
     def has_input(self) -> bool:
         """Whether something has arrived that was not received."""

@@ -57,9 +57,10 @@ class Stages(Struct):
 class Handlers:
     """Serves ``POST /v1/cni``.
 
-    ``append`` makes facts survive a crash of the daemon (raises NotDurableError if it cannot); ``wake`` tells the
-    writer of the store; ``durable``, if ``durability`` asks for more, is awaited before the reply with the facts it is
-    about. ``observe`` is told the outcome of each request; ``elapsed`` (ns) is only measured with.
+    ``append`` makes facts survive a crash of the daemon (raises NotDurableError if it cannot), ``owe`` does so as soon
+    as it can, before any later ones; ``wake`` tells the writer of the store; ``durable``, if ``durability`` asks for
+    more, is awaited before the reply with the facts it is about. ``observe`` is told the outcome of each request;
+    ``elapsed`` (ns) is only measured with.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class Handlers:
         now: Callable[[], Now],
         elapsed: Callable[[], int],
         append: Callable[[Sequence[Fact]], None],
+        owe: Callable[[Sequence[Fact]], None],
         wake: Callable[[], None],
         observe: Callable[[Stages, int], None],
         durable: Callable[[Sequence[Fact]], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger, self._waiting, self._now, self._elapsed = ledger, waiting, now, elapsed
-        self._append, self._wake, self._observe, self._durable = append, wake, observe, durable
+        self._append, self._owe, self._wake, self._observe, self._durable = append, owe, wake, observe, durable
         self.ready: Callable[[], str] = lambda: ""
         """Why an ADD could not be served now; "" if it could."""
 
@@ -106,7 +108,7 @@ class Handlers:
 
     def _add(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
         asked = cni.add_request(invocation)
-        cni.check_gateway(invocation.config)
+        cni.check_gateway(invocation.config, self._ledger.settings)
         began = self._elapsed()
         decided = self._ledger.add(asked, self._now())
         stages.decide = self._elapsed() - began
@@ -145,8 +147,9 @@ class Handlers:
         try:
             self._persist(decided.facts, stages)
         except NotDurableError:
-            # A full disk must not keep a pod from going: the release is in memory and will reach the store; only if
-            # the daemon is killed before that does the address stay allocated, until it is collected.
+            # A full disk must not keep a pod from going: the release is in memory and will reach the store. Only if
+            # the daemon is killed before there is room again does it hold the address once more, until it is collected.
+            self._owe(decided.facts)
             self._wake()
         response = Response(200, headers=_SUCCESS)
         if self._durable is not None:

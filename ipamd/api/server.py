@@ -1,4 +1,8 @@
-"""Connections on the API's sockets: one Trio task each, from accept to close.
+"""Connections on the API's sockets, from accept to close.
+
+``_advance`` serves what has arrived and never waits; it returns what to wait for next. So a request that is there when
+its connection is accepted, as the plugin's mostly is, is answered at once; only a connection that has to wait gets a
+Trio task, which would cost as much as the answer.
 
 What it promises:
 
@@ -11,29 +15,33 @@ What it promises:
   connection lets the rest of the daemon run.
 
 Order of calls: ``serve`` once for each listener, ``stop`` once; ``serve`` returns when the last of its connections
-is closed. May import ``connection``, ``http``, ``access`` and ``ipamd.core.errors``.
+is closed. May import ``connection``, ``http``, ``refusals``, ``access`` and
+``ipamd.core.errors``.
 """
 
 import errno
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from typing import Final
 
-import msgspec
 import trio
 
 from ipamd.api.access import Peer, peer_of
 from ipamd.api.connection import Connection, Limits
 from ipamd.api.http import CONTINUE, BadRequestError, Request, Response, serialize
+from ipamd.api.refusals import CRASHED, OVERLOADED, STOPPING, TOO_SLOW, refusal
 from ipamd.core.errors import Code
 
 Handler = Callable[[Request, Peer], Response | Awaitable[Response]]
 AfterReply = Callable[[Request, Response, Peer], None]
+Wait = Callable[[], Awaitable[bool]]
+"""What a connection has to wait for; answers whether it is to be served further."""
 OnCrash = Callable[[Exception], None]
 
 _TURN: Final = 32  # requests or receives in a row, about a millisecond
-_ACCEPT_TURN: Final = 64
+_ACCEPT_TURN: Final = 16  # connections in a row, each perhaps with a request to answer
 _ACCEPT_PAUSE: Final = 0.1  # seconds; while descriptors are short, the listener stays readable
 _LINGER: Final = 2.0  # seconds in which a refused client may still send, so that it gets to read the refusal
 _LINGER_BYTES: Final = 1 << 24
@@ -43,27 +51,6 @@ _ABORTED: Final = frozenset(
     | {errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
 )
 """What accept(2) reports of a connection that is gone already, not of the listener."""
-
-
-def _error(status: int, code: Code, msg: str) -> Response:
-    """Return an error of the server's own, in the form of a CNI error object."""
-    return Response(status, msgspec.json.encode({"code": code, "msg": msg}), close=True)
-
-
-_OVERLOADED: Final = serialize(
-    _error(503, Code.TRY_AGAIN_LATER, "cannot serve the connection: too many are open; try again later"),
-    keep_alive=False,
-)
-_TOO_SLOW: Final = serialize(
-    _error(408, Code.TRY_AGAIN_LATER, "cannot read the request: it did not arrive in time; send it at once"),
-    keep_alive=False,
-)
-_STOPPING: Final = serialize(
-    _error(503, Code.TRY_AGAIN_LATER, "cannot serve the request: ipamd is stopping; try again later"), keep_alive=False
-)
-_CRASHED: Final = serialize(
-    _error(500, Code.IO_FAILURE, "cannot serve the request: internal error of ipamd; see its log"), keep_alive=False
-)
 
 
 class Server:
@@ -145,12 +132,20 @@ class Server:
         connection = Connection(sock, peer_of(sock), self._limits, trio.current_time())
         if len(self._connections) >= self._limits.max_connections and not self._evict():
             self.turned_away += 1
-            connection.send(_OVERLOADED)
+            connection.send(OVERLOADED)
             sock.close()
             return
         connection.scope.deadline = self._stop_at
         self._connections.add(connection)
-        nursery.start_soon(self._run, connection)
+        try:
+            wait = self._advance(connection)
+        except Exception as error:  # noqa: BLE001 - with _run the one boundary that turns an error into a reply
+            self._crash(connection, error)
+            wait = None
+        if wait is None:
+            self._close(connection)
+        else:
+            nursery.start_soon(self._run, connection, wait)
 
     def _evict(self) -> bool:
         """Close the connection that has been idle for longest; a client that was never served is not idle."""
@@ -177,67 +172,125 @@ class Server:
                 if connection.due <= now:
                     connection.scope.cancel()
 
-    async def _run(self, connection: Connection) -> None:
-        """Serve a connection from its first byte to its close. Cancelling its scope ends it at any point."""
+    async def _run(self, connection: Connection, wait: Wait | None) -> None:
+        """Serve a connection that has to wait, until its close. Cancelling its scope ends it at any point."""
         try:
             with connection.scope:
-                await self._converse(connection)
+                while wait is not None and await wait():
+                    wait = self._advance(connection)
             if connection.scope.cancelled_caught:
                 self._explain(connection)
-        except Exception as error:  # noqa: BLE001 - the one boundary that turns an error into a reply
-            self._on_crash(_unwrap(error))
-            if connection.replying:
-                connection.send(_CRASHED)
+        except Exception as error:  # noqa: BLE001 - with _admit the one boundary that turns an error into a reply
+            self._crash(connection, error)
         finally:
-            self._connections.discard(connection)
-            connection.sock.close()
+            self._close(connection)
+
+    def _crash(self, connection: Connection, error: Exception) -> None:
+        self._on_crash(_unwrap(error))
+        if connection.replying:
+            connection.send(CRASHED)
+
+    def _close(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        connection.sock.close()
 
     def _explain(self, connection: Connection) -> None:
         """Tell a client why its connection ends here, unless it waits for nothing or reads half a reply."""
         if connection.replying:
-            connection.send(_STOPPING)
+            connection.send(STOPPING)
         elif connection.begun is not None and connection.parser.partial:
-            connection.send(_TOO_SLOW)
+            connection.send(TOO_SLOW)
 
-    async def _converse(self, connection: Connection) -> None:
-        """Read, answer, read again, until the client hangs up or is not to be served any more."""
-        turn = 0
-        while True:
-            turn += 1
-            if turn % _TURN == 0:
-                await trio.lowlevel.checkpoint()
+    def _advance(self, connection: Connection) -> Wait | None:
+        """Serve what has arrived; return what to wait for before the next call, None if the connection is to end."""
+        parser = connection.parser
+        for _ in range(_TURN):
             try:
-                request = connection.parser.next()
+                request = parser.next()
             except BadRequestError as error:
-                await self._refuse(connection, error)
-                return
+                return partial(self._refuse, connection, error)
             if request is None:
-                if not await self._receive(connection):
-                    return
+                if parser.expects_continue:
+                    return partial(self._invite, connection)
+                data = connection.receive()
+                if data is None:
+                    return partial(self._listen, connection)
+                if not data:
+                    return None
+                parser.feed(data)
                 continue
             connection.begun = None
             connection.replying = True
             answer = self._handler(request, connection.peer)
-            response = answer if isinstance(answer, Response) else await self._wait(connection, answer)
-            if response is None or not await self._reply(connection, request, response):
-                return
+            if not isinstance(answer, Response):
+                return partial(self._complete, connection, request, answer)
+            keep = self._reply(connection, request, answer)
+            if connection.unsent:
+                return partial(self._finish, connection, request, answer, keep=keep)
+            if not keep:
+                return None
+        return self._pause
 
-    async def _receive(self, connection: Connection) -> bool:
-        """Feed the parser with what comes next; False if nothing does, and the connection is to be closed."""
-        parser = connection.parser
-        if parser.expects_continue:
-            parser.continued()
-            if not await self._send(connection, CONTINUE):
+    def _reply(self, connection: Connection, request: Request, response: Response) -> bool:
+        """Send a response, or what the socket takes of it; whether the connection is to be kept."""
+        keep_alive = request.keep_alive and not response.close and self._stop_at == inf
+        data = serialize(response, keep_alive=keep_alive, omit_body=request.method == "HEAD")
+        connection.replying = False
+        connection.served = True
+        if not connection.send(data):
+            return False
+        if self._after_reply is not None and not connection.unsent:
+            self._after_reply(request, response, connection.peer)
+        return keep_alive
+
+    # --- what a connection may wait for -----------------------------------------------------------------------
+
+    @staticmethod
+    async def _pause() -> bool:
+        """Let the rest of the daemon run."""
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def _listen(self, connection: Connection) -> bool:
+        """Wait for input, unless it would be the beginning of a request and the server is to stop."""
+        if self._stop_at < inf and not connection.parser.partial:
+            return False
+        connection.expect(trio.current_time(), self._limits)
+        await trio.lowlevel.wait_readable(connection.sock)
+        connection.waiting_since = None
+        connection.due = inf
+        return True
+
+    async def _invite(self, connection: Connection) -> bool:
+        """Ask for the body that the client holds back."""
+        connection.parser.continued()
+        return connection.send(CONTINUE) and await self._drain(connection)
+
+    async def _finish(self, connection: Connection, request: Request, response: Response, *, keep: bool) -> bool:
+        """Send the rest of a response that the socket did not take at once."""
+        if not await self._drain(connection):
+            return False
+        if self._after_reply is not None:
+            self._after_reply(request, response, connection.peer)
+        return keep
+
+    async def _drain(self, connection: Connection) -> bool:
+        """Wait until the socket has taken all that was sent; False if the client hung up."""
+        connection.due = trio.current_time() + self._limits.send_timeout
+        while connection.unsent:
+            await trio.lowlevel.wait_writable(connection.sock)
+            if not connection.send(connection.unsent):
                 return False
-        while (data := connection.receive()) is None:
-            if self._stop_at < inf and not parser.partial:
-                return False
-            connection.expect(trio.current_time(), self._limits)
-            await trio.lowlevel.wait_readable(connection.sock)
-            connection.waiting_since = None
-            connection.due = inf
-        parser.feed(data)
-        return bool(data)
+        connection.due = inf
+        return True
+
+    async def _complete(self, connection: Connection, request: Request, answer: Awaitable[Response]) -> bool:
+        """Answer a request whose handler has to wait."""
+        response = await self._wait(connection, answer)
+        if response is None:
+            return False
+        keep = self._reply(connection, request, response)
+        return await self._finish(connection, request, response, keep=keep) if connection.unsent else keep
 
     async def _wait(self, connection: Connection, answer: Awaitable[Response]) -> Response | None:
         """Return what the handler answers in the end; None if its client hung up, which cancels it."""
@@ -259,40 +312,12 @@ class Server:
                 handling.cancel()
                 return
 
-    async def _reply(self, connection: Connection, request: Request, response: Response) -> bool:
-        """Send a response; whether the connection is to be kept."""
-        keep_alive = request.keep_alive and not response.close and self._stop_at == inf
-        data = serialize(response, keep_alive=keep_alive, omit_body=request.method == "HEAD")
-        connection.replying = False
-        connection.served = True
-        if not await self._send(connection, data):
-            return False
-        if self._after_reply is not None:
-            self._after_reply(request, response, connection.peer)
-        return keep_alive
-
-    async def _send(self, connection: Connection, data: bytes) -> bool:
-        """Send all of the data; False if the client hung up."""
-        sent = connection.send(data)
-        if sent == len(data):
-            return True
-        connection.due = trio.current_time() + self._limits.send_timeout
-        rest = memoryview(data)
-        while sent is not None:
-            rest = rest[sent:]
-            if not rest:
-                connection.due = inf
-                return True
-            await trio.lowlevel.wait_writable(connection.sock)
-            sent = connection.send(rest)
-        return False
-
-    async def _refuse(self, connection: Connection, error: BadRequestError) -> None:
+    async def _refuse(self, connection: Connection, error: BadRequestError) -> bool:
         """Answer a request that cannot be read, and let the client finish sending so that it reads the answer."""
-        response = _error(error.status, Code.UNDECODABLE, f"{error}; correct the client")
+        response = refusal(error.status, Code.UNDECODABLE, f"{error}; correct the client")
         connection.begun = None
-        if not await self._send(connection, serialize(response, keep_alive=False)):
-            return
+        if not connection.send(serialize(response, keep_alive=False)) or not await self._drain(connection):
+            return False
         connection.end_output()
         room = _LINGER_BYTES
         with trio.move_on_after(_LINGER):
@@ -300,8 +325,9 @@ class Server:
                 await trio.lowlevel.wait_readable(connection.sock)
                 data = connection.receive()
                 if data == b"":
-                    return
+                    break
                 room -= len(data or b"")
+        return False
 
 
 def _unwrap(error: Exception) -> Exception:

@@ -60,17 +60,14 @@ class Waiting:
     async def join(self, request: AddRequest, shortage: Shortage) -> Added:
         """Wait until the ADD is decided and in the journal; raises RefusedError, after the deadline with code 11.
 
-        Cancelled, it leaves nothing assigned.
+        Cancelled while it waits, it leaves nothing assigned; once decided it stays decided, as another ADD of the
+        attachment may have been answered with it: the DEL that follows a failed ADD takes it back.
         """
         waiter = _Waiter(request, shortage.pool)
         self._enter(waiter)
         try:
             with trio.move_on_after(self._deadline):
                 await waiter.done.wait()
-        except trio.Cancelled:
-            if isinstance(waiter.outcome, Added) and waiter.outcome.facts:
-                self._append((self._ledger.undo(waiter.outcome.assigned),))
-            raise
         finally:
             self._leave(waiter)
         if isinstance(waiter.outcome, Added):

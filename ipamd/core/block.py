@@ -10,7 +10,8 @@ wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` th
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from ipamd.core.address import format_address, parse_cidr
 from ipamd.core.facts import Assigned, Place
@@ -67,16 +68,18 @@ class Block:
 
     def merge(self, record: BlockRecord | None, value: bytes, revision: int) -> None:
         """Take in the committed image as of ``revision``; None: the block is not there."""
+        free_before = [] if self.record is None else self.record.unallocated
         self.record, self.value, self.revision = record, value, revision
         self.owned = record is not None and record.affinity == f"host:{self.node}"
         ours, self.unreserved_bits = self._sort_ordinals()
         self.withdrawn &= ours
         self._resolve_releases()
         usable = ours & ~self._wished()
-        fresh = usable & ~self.reserve_bits
+        kept = usable & self.reserve_bits
         self.reserve_bits = usable
-        if fresh:
-            self._queue.extend(self._in_order(fresh))
+        if usable != kept:  # what comes back goes to the end: its old place in the line is dropped
+            self._queue = deque(ordinal for ordinal in self._queue if kept >> ordinal & 1)
+            self._queue.extend(self._in_order(usable & ~kept, free_before))
 
     def _sort_ordinals(self) -> tuple[int, int]:
         """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
@@ -94,7 +97,7 @@ class Block:
             if owner.handle == self.reserve_handle:
                 ours |= 1 << ordinal
             elif ordinal not in self.desired:
-                if self._adoptable(owner):
+                if self._adoptable(owner) and self.releasing.get(ordinal) != owner.handle:
                     self.adopted.setdefault(owner.handle, []).append(ordinal)
             elif owner.handle != self.desired[ordinal].handle:
                 self.contested[ordinal] = owner.handle
@@ -127,21 +130,28 @@ class Block:
             bits |= 1 << ordinal
         return bits
 
-    def _in_order(self, bits: int) -> list[int]:
-        # The record keeps no order among reserved ordinals but the sequence number at which each was reserved.
+    def _in_order(self, bits: int, free_before: Sequence[int]) -> list[int]:
+        # The record keeps no order among reserved ordinals but the sequence number at which each was reserved; the
+        # image before knows which of those reserved together was free the longest.
         sequences = {} if self.record is None else self.record.sequences
-        return sorted(ordinals_of(bits), key=lambda o: (sequences.get(str(o), 0), o))
+        waited = {ordinal: position for position, ordinal in enumerate(free_before)}
+        return sorted(ordinals_of(bits), key=lambda o: (sequences.get(str(o), 0), waited.get(o, 0), o))
 
     def settle(self) -> bool:
         """Take back into the reserve what was given up before the store ever heard of it; whether there was any.
 
         Only to be called when no transaction on the block is under way and the outcome of the last one is known.
         """
-        settled = [o for o in self.releasing if self._holder(o) == self.reserve_handle and not self.withdrawn >> o & 1]
-        for ordinal in settled:
+        settled = False
+        for ordinal, handle in list(self.releasing.items()):
+            holder = self._holder(ordinal)
+            if holder == handle or (holder == self.reserve_handle and self.withdrawn >> ordinal & 1):
+                continue
             del self.releasing[ordinal]
-            self._enqueue(ordinal)
-        return bool(settled)
+            if holder == self.reserve_handle:
+                self._enqueue(ordinal)
+                settled = True
+        return settled
 
     # --- what this node wants ---------------------------------------------------------------------------------
 
@@ -168,10 +178,26 @@ class Block:
         self.releasing.pop(ordinal, None)
         self.desired[ordinal] = assigned
         self.idle_since = None
-        if self._holder(ordinal) != assigned.handle:
-            self.unflushed[ordinal] = assigned
-        else:
+        holder = self._holder(ordinal)
+        if holder == assigned.handle:
             self._unadopt(assigned.handle, ordinal)
+        elif holder in (None, self.reserve_handle):
+            self.unflushed[ordinal] = assigned
+        else:  # only in a replay: somebody's hand had freed it, and another was faster
+            self.contested[ordinal] = holder
+            self._unadopt(holder, ordinal)
+
+    def unassign(self, ordinal: int) -> None:
+        """Undo ``assign``, in the same step: the ordinal is the next to be handed out, or the store's again."""
+        assigned = self.desired.pop(ordinal)
+        self.unflushed.pop(ordinal, None)
+        if self._holder(ordinal) == assigned.handle:
+            self.adopted.setdefault(assigned.handle, []).insert(0, ordinal)
+        else:
+            self.reserve_bits |= 1 << ordinal
+            with suppress(ValueError):
+                self._queue.remove(ordinal)
+            self._queue.appendleft(ordinal)
 
     def release(self, ordinal: int, handle: str) -> None:
         """The ordinal was given up by ``handle``; nobody may have it before the store knows."""
@@ -182,8 +208,10 @@ class Block:
         self.unflushed.pop(ordinal, None)
         self.contested.pop(ordinal, None)
         self._unadopt(handle, ordinal)
-        if self._holder(ordinal) in (handle, self.reserve_handle):
+        # Also if it is free: a transaction that gives it to ``handle`` may be under way. ``settle`` knows.
+        if self._holder(ordinal) in (None, handle, self.reserve_handle):
             self.releasing[ordinal] = handle
+            self.reserve_bits &= ~(1 << ordinal)
 
     def _unadopt(self, handle: str, ordinal: int) -> None:
         held = self.adopted.get(handle, [])
@@ -201,6 +229,8 @@ class Block:
 
     def _enqueue(self, ordinal: int) -> None:
         self.reserve_bits |= 1 << ordinal
+        with suppress(ValueError):
+            self._queue.remove(ordinal)  # its old place in the line
         self._queue.append(ordinal)
 
     # --- views ------------------------------------------------------------------------------------------------

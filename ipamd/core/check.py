@@ -52,5 +52,5 @@ def _block(ledger: Ledger, block: Block) -> Iterator[str]:
     if block.reserve_bits and sorted(block.line()) != ordinals_of(block.reserve_bits):
         yield "the order of its reserve does not name the ordinals that are in it"
     for ordinal, handle in block.releasing.items():
-        if handles[ordinal] not in (handle, block.reserve_handle):
+        if handles[ordinal] not in (None, handle, block.reserve_handle):  # free: its assignment was under way
             yield f"ordinal {ordinal} is being released for handle {handle}, which the store does not have there"

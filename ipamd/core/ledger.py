@@ -99,11 +99,11 @@ class Ledger:
                 facts.append(Released(attachment, handle, places, started))
         return facts
 
-    def undo(self, assigned: Assigned) -> Released:
-        """Take back an ADD that nobody was told of, because its facts could not be made durable."""
-        released = Released(assigned.attachment, assigned.handle, assigned.places, 0)
-        self.apply(released)
-        return released
+    def undo(self, assigned: Assigned) -> None:
+        """Take back an ADD whose facts could not be made durable, in the same step: nobody knows of it yet."""
+        del self.holdings[assigned.attachment]
+        for place in assigned.places:
+            self.blocks[place.block].unassign(place.ordinal)
 
     def _refuse_late(self, request: AddRequest) -> None:
         if self.tombstones.get(request.attachment, -1) >= request.started:
@@ -158,13 +158,24 @@ class Ledger:
             case Committed():
                 self._apply_committed(fact)
             case Assigned():
-                self.holdings[fact.attachment] = fact
-                for place in fact.places:
-                    self._block(place.block).assign(place.ordinal, fact)
+                self._apply_assigned(fact)
             case Released():
                 self._apply_released(fact)
             case Withdrawn():
                 self._block(fact.block).withdraw(fact.ordinals)
+
+    def _apply_assigned(self, fact: Assigned) -> None:
+        earlier = {held.attachment: held for held in (self.holdings.get(fact.attachment),) if held is not None}
+        for place in fact.places:
+            held = self._block(place.block).desired.get(place.ordinal)
+            if held is not None:
+                earlier[held.attachment] = held
+        for held in earlier.values():
+            # Only in a replay: somebody's address is given to nobody else, so its DEL never reached the state file.
+            self._apply_released(Released(held.attachment, held.handle, held.places, 0))
+        self.holdings[fact.attachment] = fact
+        for place in fact.places:
+            self._block(place.block).assign(place.ordinal, fact)
 
     def _apply_released(self, fact: Released) -> None:
         held = self.holdings.get(fact.attachment)
@@ -173,7 +184,7 @@ class Ledger:
         for place in fact.places:
             self._block(place.block).release(place.ordinal, fact.handle)
         if fact.started:
-            self.tombstones[fact.attachment] = fact.started
+            self.tombstones[fact.attachment] = max(fact.started, self.tombstones.get(fact.attachment, 0))
 
     def _apply_committed(self, fact: Committed) -> None:
         if fact.revision <= self._revisions.get(fact.key, -1):
@@ -191,18 +202,21 @@ class Ledger:
     def _apply_block(self, fact: Committed) -> None:
         cidr = str(keys.cidr_of(fact.key))
         record = None if fact.value is None else BlockRecord(fact.value)
-        known = cidr in self.blocks
-        if record is None or record.deleted:
-            if known:
-                self.blocks[cidr].merge(None, b"", fact.revision)
+        if record is not None and str(record.cidr) != cidr:
+            raise RecordError(f"the block at the key of {cidr} says that it is {record.cidr}")
+        if record is not None and not record.deleted:
+            block = self._block(cidr)
+            block.merge(record, fact.value or b"", fact.revision)
+        elif cidr in self.blocks:
+            block = self.blocks[cidr]
+            block.merge(None, b"", fact.revision)
         else:
-            self._block(cidr).merge(record, fact.value or b"", fact.revision)
-        if cidr in self.blocks and not self.blocks[cidr].relevant:
+            return
+        if not block.relevant:
             del self.blocks[cidr]
-        elif self.blocks[cidr].available and (pool := self.pool_of(self.blocks[cidr])) and pool.name in self.reserves:
-            self.reserves[pool.name].refusal = None
-        if known != (cidr in self.blocks):
             self._sort_blocks()
+        elif block.available and (pool := self.pool_of(block)) and pool.name in self.reserves:
+            self.reserves[pool.name].refusal = None
 
     def _block(self, cidr: str) -> Block:
         block = self.blocks.get(cidr)
@@ -220,6 +234,8 @@ class Ledger:
 
     def checkpoint(self) -> Iterator[Fact]:
         """A sequence of facts that makes an empty ledger equal to this one."""
+        for attachment, started in self.tombstones.items():  # before the holdings, which they would end
+            yield Released(attachment, attachment.handle, (), started)
         for key, value in self.settings.records.items():
             yield Committed(key, self._revisions[key], value)
         for block in self.blocks.values():
@@ -232,8 +248,6 @@ class Ledger:
         for block in self.blocks.values():
             for ordinal, handle in block.releasing.items():
                 yield Released(nobody, handle, (block.place(ordinal),), 0)
-        for attachment, started in self.tombstones.items():
-            yield Released(attachment, attachment.handle, (), started)
 
     @property
     def revision(self) -> int:

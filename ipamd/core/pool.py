@@ -12,9 +12,11 @@ from msgspec import Struct
 
 from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.errors import Code, RefusedError
-from ipamd.core.records import RecordError
+from ipamd.core.records import MALFORMED, RecordError
 
 DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
+_BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
+"""Calico's limits. A larger block would be a record of gigabytes."""
 
 
 class Pool(Struct, frozen=True):
@@ -55,12 +57,16 @@ class Pool(Struct, frozen=True):
         if self.manual:
             return "is Manual (only for requests that name it)"
         if use not in self.allowed_uses:
-            return f"is not allowed for use {use} (allowedUses: {', '.join(self.allowed_uses)})"
+            return self.use_exclusion(use)
         if not _selects_all(self.node_selector):
             return f"excludes this node by its nodeSelector ({self.node_selector})"
         if not _selects_all(self.namespace_selector):
             return f"excludes the namespace by its namespaceSelector ({self.namespace_selector})"
         return ""
+
+    def use_exclusion(self, use: str) -> str:
+        """Why the pool may not be used for ``use``, which it does not allow."""
+        return f"is not allowed for use {use} (allowedUses: {', '.join(self.allowed_uses)})"
 
 
 def _selects_all(selector: str) -> bool:
@@ -93,11 +99,12 @@ def decode_pool(value: bytes) -> Pool:
     try:
         resource = msgspec.json.decode(value, type=_Resource)
         cidr = parse_cidr(resource.spec.cidr)
-    except ValueError as error:
+    except MALFORMED as error:
         raise RecordError(f"not an IPPool: {error}") from error
     spec = resource.spec
     size = spec.blockSize or DEFAULT_BLOCK_SIZE[cidr.family]
-    if not cidr.prefix <= size <= (32 if cidr.family == 4 else 128):
+    low, high = _BLOCK_SIZES[cidr.family]
+    if not max(cidr.prefix, low) <= size <= high:
         raise RecordError(f"IPPool {resource.metadata.name}: block size {size} does not fit {cidr}")
     return Pool(
         resource.metadata.name,
@@ -144,7 +151,7 @@ def _named(pools: Sequence[Pool], family: int, named: Sequence[str], subject: st
         elif pool.disabled:
             problem = "is disabled"
         elif "Workload" not in pool.allowed_uses:
-            problem = pool.exclusion("Workload")
+            problem = pool.use_exclusion("Workload")
         else:
             chosen.append(pool)
             continue

@@ -23,6 +23,10 @@ class RecordError(ValueError):
     """A record's bytes do not have the form of its kind; the text says what is wrong."""
 
 
+MALFORMED = (ValueError, RecursionError)
+"""What decoding bytes that are no such record raises: msgspec's errors are ValueErrors, too deep nesting is not."""
+
+
 def go_json(value: object) -> bytes:
     """Encode as Go's ``encoding/json`` does: compact, with HTML's special characters and U+2028/9 escaped."""
     text = msgspec.json.encode(value)
@@ -103,13 +107,13 @@ class BlockRecord:
             self._fields = msgspec.json.decode(value, type=dict[str, Raw])
             known = msgspec.json.decode(value, type=_KnownBlock)
             self.cidr = parse_cidr(known.cidr)
-        except ValueError as error:  # msgspec's errors are ValueErrors too
+            self.owners = [msgspec.json.decode(raw, type=_Attribute).owner() for raw in known.attributes]
+        except MALFORMED as error:
             raise RecordError(f"not an allocation block: {error}") from error
         self.affinity = known.affinity
         self.allocations = known.allocations
         self.unallocated = known.unallocated
         self.attributes = known.attributes
-        self.owners = [msgspec.json.decode(raw, type=_Attribute).owner() for raw in known.attributes]
         self.sequence = known.sequenceNumber
         self.sequences = known.sequenceNumberForAllocation or {}
         self._check()
@@ -177,7 +181,10 @@ class BlockRecord:
         fields["unallocated"] = self.unallocated
         fields["attributes"] = self.attributes
         fields["sequenceNumber"] = self.sequence
+        deleted = fields.pop("deleted") if "sequenceNumberForAllocation" not in fields and "deleted" in fields else None
         fields["sequenceNumberForAllocation"] = dict(sorted(self.sequences.items()))
+        if deleted is not None:  # an old block has no such map; Calico writes it before this field
+            fields["deleted"] = deleted
         return go_json(fields)
 
     def _compact(self) -> None:
@@ -233,7 +240,7 @@ def affinity_state(value: bytes) -> str:
         return "confirmed"
     try:
         affinity = msgspec.json.decode(value, type=_Affinity)
-    except ValueError as error:
+    except MALFORMED as error:
         raise RecordError(f"not a block affinity: {error}") from error
     return "" if affinity.deleted else (affinity.state or "confirmed")
 
@@ -255,7 +262,7 @@ class HandleRecord:
         self._fields = _raw_fields(value)
         try:
             known = msgspec.json.decode(value, type=_Handle) if value else _Handle()
-        except ValueError as error:
+        except MALFORMED as error:
             raise RecordError(f"not a handle: {error}") from error
         self.blocks = {} if known.deleted else dict(known.block or {})
 
@@ -286,7 +293,7 @@ def _raw_fields(value: bytes | None) -> dict[str, Raw]:
         return {}
     try:
         return msgspec.json.decode(value, type=dict[str, Raw])
-    except ValueError as error:
+    except MALFORMED as error:
         raise RecordError(f"not a JSON object: {error}") from error
 
 
@@ -321,7 +328,7 @@ def decode_config(value: bytes | None) -> IpamConfig:
         return IpamConfig()
     try:
         stored = msgspec.json.decode(value, type=_StoredConfig)
-    except ValueError as error:
+    except MALFORMED as error:
         raise RecordError(f"not an IPAM configuration: {error}") from error
     return IpamConfig(
         stored.strict_affinity, stored.auto_allocate_blocks, stored.maxBlocksPerHost, stored.ipCooldownSeconds
@@ -343,7 +350,7 @@ def datastore_locked(value: bytes | None) -> bool:
         return False
     try:
         return msgspec.json.decode(value, type=_ClusterInformation).spec.datastoreReady is False
-    except ValueError as error:
+    except MALFORMED as error:
         raise RecordError(f"not a ClusterInformation: {error}") from error
 
 
@@ -360,5 +367,5 @@ def reserved_cidrs(value: bytes) -> tuple[Cidr, ...]:
     try:
         texts = msgspec.json.decode(value, type=_Reservation).spec.reservedCIDRs or []
         return tuple(parse_cidr(text if "/" in text else text + ("/128" if ":" in text else "/32")) for text in texts)
-    except ValueError as error:
+    except MALFORMED as error:
         raise RecordError(f"not an IPReservation: {error}") from error

@@ -67,6 +67,7 @@ class Journal:
         self._users = 0
         self._threads = trio.CapacityLimiter(2)  # its own: a sync must not queue behind other stages' work
         self._late: bytearray | None = None
+        self._owed: list[Fact] = []
         self._appended = 0
         self._synced = 0
         self._turn_over: trio.Event | None = None
@@ -112,13 +113,24 @@ class Journal:
         """
         if self._closed:
             raise self._is_closed("append to")
+        facts = (*self._owed, *facts)
         if not facts:
             return
         record = frame(facts)
         self._file.append(record)
+        self._owed.clear()
         self._appended += len(record)
         if self._late is not None:
             self._late += record
+
+    def owe(self, facts: Sequence[Fact]) -> None:
+        """Write these facts, which already hold and could not be appended, before whatever is appended next."""
+        self._owed.extend(facts)
+
+    @property
+    def owing(self) -> bool:
+        """Whether facts are owed; ``append(())`` tries to write them."""
+        return bool(self._owed)
 
     @property
     def size(self) -> int:

@@ -155,6 +155,7 @@ class _Draft:
         self.wishes = 0
         self.full = False
         self._size = 0
+        self._affinities = 0
 
     # --- what goes in -----------------------------------------------------------------------------------------
 
@@ -196,7 +197,9 @@ class _Draft:
             if not block.owned or block.record is None or not (block.cidr in self.images or urgent):
                 continue
             image = self.images.get(block.cidr, block.record)
-            ordinals = supply.reservable(self.ledger, block, image, waiting=waiting)[:missing]
+            free = supply.reservable(self.ledger, block, image, waiting=waiting)
+            # What is withdrawn stays out of the reserve until the store has freed it: else it would never end.
+            ordinals = [ordinal for ordinal in free if not block.withdrawn >> ordinal & 1][:missing]
             if ordinals and self._room(block, self.ledger.reserve_handle):
                 self._image(block).take(set(ordinals), self._reserve_attribute(block))
                 self.handles.add(self.ledger.reserve_handle)
@@ -206,8 +209,10 @@ class _Draft:
 
     def _room(self, block: Block, handle: str) -> bool:
         """Whether a change of this block and handle still fits, counting one operation for the reserve's handle."""
-        operations = len(self.images) + len(self.handles | {handle, self.ledger.reserve_handle})
-        fresh = block.cidr not in self.images
+        if keys.block_key(block.net) in self.ledger.damaged:
+            return False  # a block that cannot be read cannot be written, and must not keep the others waiting
+        operations = len(self.images) + len(self.handles | {handle, self.ledger.reserve_handle}) + self._affinities
+        fresh = (1 if block.value else 2) if block.cidr not in self.images else 0
         size = self._size + (len(block.value) + 256 if fresh else 0) + 512
         if self.images and (operations + fresh > self.limits.operations or size > self.limits.size):
             self.full = True
@@ -221,6 +226,7 @@ class _Draft:
             # A block that vanished beneath living pods is written again.
             image = BlockRecord(block.value) if block.value else new_block(block.net, self._affinity, self.now.unix)
             self.images[block.cidr] = image
+            self._affinities += not block.value
         return image
 
     @property
@@ -280,9 +286,17 @@ class _Draft:
             change = _handle_change(self.known, handle, record)
             if change.value is None and not change.expected:
                 losses.append(change)  # only a comparison: the key must still be absent
-            elif change.value != self.known.value(change.key):
+            elif change.value != self.known.value(change.key) or self._recounted(handle):
                 (losses if sum(record.blocks.values()) < before else gains).append(change)
         return gains, losses
+
+    def _recounted(self, handle: str) -> bool:
+        # If the count differs from the store's image, but not from the handle as last seen, a stranger changed both.
+        for cidr, image in self.images.items():
+            record = self.ledger.blocks[cidr].record
+            if image.count(handle) != (record.count(handle) if record else 0):
+                return True
+        return False
 
     def _affinity_change(self, block: Block) -> Change:
         key = keys.affinity_key(self.ledger.node, block.net)

@@ -44,7 +44,8 @@ class Search:
 
     def candidates(self) -> list[Cidr]:
         """The next blocks to try: holes that the windows showed, else the next of the walk; none: it is exhausted."""
-        if self._covered_to == _END:  # all keys are known: every step that finds no hole finds a block that is taken
+        # Nothing is known yet, or all is: then every step that finds no hole finds a block that is taken.
+        if self._covered_to in ("", _END):
             return list(islice(self._untried(walk(self._node, self.pool)), TRIES))
         ahead = islice(walk(self._node, self.pool), LOOK_AHEAD)
         holes = (cidr for cidr in self._untried(ahead) if keys.block_key(cidr) < self._covered_to)
@@ -72,7 +73,7 @@ class Search:
             self._cursor = outcome.window[-1] + "\0"
 
     def bar(self, cidr: Cidr) -> None:
-        """Never try this block: it has no address that may be assigned."""
+        """Never try this block: it is this node's already, or has no address that may be assigned."""
         self._taken.add(keys.block_key(cidr))
 
 

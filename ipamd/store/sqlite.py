@@ -7,6 +7,7 @@ survives the death of the process; a power failure may take the last ones along,
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -68,7 +69,7 @@ class SqliteFile:
         if self._db is None:
             db = sqlite3.connect(self.path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
             try:
-                db.execute("PRAGMA journal_mode=WAL")
+                _use_wal(db)
                 db.execute("PRAGMA synchronous=NORMAL")
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             except sqlite3.Error:
@@ -153,6 +154,20 @@ class SqliteFile:
             return _number(db, "revision"), _number(db, "compacted"), events
 
         return self._transaction("DEFERRED", work)
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Switch to WAL. Of several processes that open a new file at once SQLite lets all but one fail without waiting."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _number(db: sqlite3.Connection, name: str) -> int:

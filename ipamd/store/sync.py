@@ -28,7 +28,7 @@ from ipamd.store.base import (
     Watch,
 )
 
-BACK_OFF = (0.1, 1.0)
+BACK_OFF = (0.1, 0.5)
 """First and longest wait after a failure (s)."""
 
 PREFIXES = (keys.POOLS, keys.RESERVATIONS)

@@ -26,7 +26,7 @@ from ipamd.store import batch
 from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.claim import Search, claim
 
-BACK_OFF = (0.05, 1.0)
+BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
 
 TICK = 5.0
@@ -148,7 +148,7 @@ class Writer:
     async def _commit(self, draft: batch.Batch) -> bool:
         if draft.before:
             self._record(draft.before)
-            await self._sync()  # a power cut must not bring back addresses that the store already gave away
+        await self._sync_first(draft)
         outcome = await self._send([draft.changes])
         if outcome.chosen is None:
             self.progress.conflicts += 1
@@ -159,6 +159,17 @@ class Writer:
             self._record(batch.committed(draft.changes, outcome.revision))
         self._announce()
         return outcome.chosen is not None
+
+    async def _sync_first(self, draft: batch.Batch) -> None:
+        """Put the state file on the disk before the store is told, which then never knows more than this node.
+
+        Else a node that lost power could hand out, while the store is away, what the store has under another name.
+        """
+        try:
+            await self._sync()
+        except NotDurableError:
+            if draft.before:
+                raise  # what was withdrawn must not come back; the rest is safer in the store than nowhere
 
     async def _send(self, sets: Sequence[Sequence[Change]], search: Search | None = None) -> Outcome:
         self.progress.transactions += 1
@@ -227,6 +238,8 @@ class Writer:
 
     async def _claim(self, pool: Pool) -> None:
         search = Search(self._ledger.node, pool)
+        for block in self._ledger.blocks_of(pool.name):
+            search.bar(block.net)
         while True:
             now = self._now()
             sets = []

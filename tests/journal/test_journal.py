@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from ipamd.core.facts import Fact
+from ipamd.core.facts import Committed, Fact
 from ipamd.journal.errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -662,3 +662,15 @@ def test_any_sequence_of_calls_is_a_list(
         assert stored(directory) == model
 
     trio.run(run)
+
+
+async def test_facts_that_are_owed_come_before_whatever_is_appended_next(tmp_path: Path) -> None:
+    """What could not be written in its time is written first when there is room, so that replay keeps the order."""
+    journal, _facts, _report = Journal.open(tmp_path, NODE, BOOT)
+    first, second = (Committed("/k", revision, b"v") for revision in (1, 2))
+    journal.owe([first])
+    assert journal.owing
+    journal.append([second])
+    assert not journal.owing
+    journal.close()
+    assert Journal.open(tmp_path, NODE, BOOT)[1] == [first, second]

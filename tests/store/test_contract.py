@@ -82,21 +82,25 @@ async def test_read_of_many_keys_and_large_prefixes(store: Store, root: str) -> 
 async def test_read_of_many_keys_is_of_one_revision(store: Store, root: str) -> None:
     """A read of more keys than fit one request shows no commit half: all its records stood together."""
     keys = [f"{root}{n:03}" for n in range(110)]
-    revision = (await store.commit([Change(key, b"0", 0) for key in keys[:100]])).revision
+    await store.commit([Change(key, b"0", 0) for key in keys[:60]])
+    await store.commit([Change(key, b"0", 0) for key in keys[60:]])
+    both = (keys[0], keys[-1])
+    expected = {record.key: record.revision for record in (await store.read(both)).records}
     seen: set[tuple[bytes, bytes]] = set()
     stop = trio.Event()
 
     async def read() -> None:
         while not stop.is_set():
             values = named((await store.read(keys)).records)
-            seen.add((values[keys[0]], values[keys[99]]))
+            seen.add((values[keys[0]], values[keys[-1]]))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
-        for n in range(1, 30):
+        for n in range(1, 100):
             value = str(n).encode()
-            changed = [Change(keys[0], value, revision), Change(keys[99], value, revision)]
-            revision = (await store.commit(changed)).revision
+            outcome = await store.commit([Change(key, value, expected[key]) for key in both])
+            assert outcome.chosen == 0
+            expected = dict.fromkeys(both, outcome.revision)
         stop.set()
     assert all(first == last for first, last in seen)
 
@@ -246,6 +250,21 @@ async def test_watch_from_the_past_sees_everything_once(store: Store, root: str)
         Event(key, None, revisions[2]),
         Event(key, b"3", revisions[3]),
     ]
+
+
+async def test_each_name_has_its_own_beginning(store: Store, root: str) -> None:
+    """A name added from a later revision than another one brings nothing of what came before."""
+    old = await write(store, root + "a", b"1")
+    await write(store, root + "b", b"before")
+    late = await write(store, root + "a", b"2")
+    async with store.watch() as watch:
+        watch.add(root + "a", old)
+        watch.add(root + "b", late)
+        last = await write(store, root + "b", b"after")
+        assert {(event.key, event.revision) for event in await take(watch, 2)} == {
+            (root + "a", late),
+            (root + "b", last),
+        }
 
 
 async def test_watch_of_a_prefix(store: Store, root: str) -> None:

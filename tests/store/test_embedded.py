@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from ipamd.store import sqlite
-from ipamd.store.base import Change, CompactedError, Event, Record, StoreRefusedError, StoreUnavailableError
+from ipamd.store import embedded, sqlite
+from ipamd.store.base import Change, CompactedError, Event, Record, StoreRefusedError, StoreUnavailableError, Watch
 from ipamd.store.embedded import EmbeddedStore
 
 
@@ -50,14 +51,59 @@ async def test_a_killed_process_loses_nothing_committed(path: Path) -> None:
 async def test_two_stores_on_one_file_see_and_respect_each_other(path: Path) -> None:
     """Stores of two processes share revisions: a stale expectation conflicts, and a watch sees the other's writes."""
     one, two = EmbeddedStore(path), EmbeddedStore(path)
+    seen: list[Event] = []
+
+    async def look(watch: Watch) -> None:
+        seen.extend(await anext(aiter(watch)))
+
     async with one.watch() as watch:
         watch.add("/a", (await one.read([])).revision)
-        made = await two.commit([Change("/a", b"2", 0)])
-        assert (await one.commit([Change("/a", b"1", 0)])).records == {"/a": Record("/a", b"2", made.revision)}
         with trio.fail_after(3):
-            assert await anext(aiter(watch)) == [Event("/a", b"2", made.revision)]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, watch)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                made = await two.commit([Change("/a", b"2", 0)])
+    assert seen == [Event("/a", b"2", made.revision)]
+    assert (await one.commit([Change("/a", b"1", 0)])).records == {"/a": Record("/a", b"2", made.revision)}
     await one.aclose()
     await two.aclose()
+
+
+async def test_own_commits_and_added_names_are_seen_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch does not wait for its next look at the file to see this process's commits, or the past of a new name."""
+    monkeypatch.setattr(embedded, "POLL_SECONDS", 3600)
+    store = EmbeddedStore(path)
+    send, receive = trio.open_memory_channel[Event](10)
+
+    async def look(watch: Watch) -> None:
+        async for batch in watch:
+            for event in batch:
+                await send.send(event)
+
+    async with store.watch() as watch, trio.open_nursery() as nursery:
+        nursery.start_soon(look, watch)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        made = await store.commit([Change("/a", b"1", 0), Change("/b", b"2", 0)])
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        with trio.fail_after(3):
+            watch.add("/a", made.revision - 1)
+            assert (await receive.receive()).key == "/a"
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            changed = await store.commit([Change("/a", b"3", made.revision)])
+            assert await receive.receive() == Event("/a", b"3", changed.revision)
+        nursery.cancel_scope.cancel()
+    await store.aclose()
+
+
+async def test_stores_that_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """Several stores may make the same new file at the same time."""
+    for n in range(60):
+        stores = [EmbeddedStore(tmp_path / f"{n}.db") for _ in range(4)]
+        async with trio.open_nursery() as nursery:
+            for store in stores:
+                nursery.start_soon(store.read, ["/a"])
+        for store in stores:
+            await store.aclose()
 
 
 async def test_concurrent_counters_lose_no_increment(path: Path) -> None:
@@ -90,7 +136,7 @@ async def test_history_is_bounded(path: Path) -> None:
         watch.add("/a", revision - 5)
         assert [event.value for event in await anext(aiter(watch))] == [b"15", b"16", b"17", b"18", b"19"]
         watch.add("/b", revision - 6)
-        with pytest.raises(CompactedError, match="/b"):
+        with trio.fail_after(3), pytest.raises(CompactedError, match="/b"):
             await anext(aiter(watch))
     await store.aclose()
     database = sqlite3.connect(path)

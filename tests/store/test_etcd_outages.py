@@ -258,6 +258,25 @@ async def test_another_member_takes_over(cluster: EtcdCluster, how: str) -> None
                 lost.resume()
 
 
+async def test_a_hung_member_is_noticed_by_the_watch_alone(cluster: EtcdCluster) -> None:
+    """A watch whose member hangs moves to another one although no call is made that would notice."""
+    settings = EtcdSettings(endpoints=cluster.endpoints, keepalive=0.5, keepalive_timeout=0.3)
+    store = EtcdStore(settings)
+    async with store.watch() as watch, opened(cluster.endpoints[1], timeout=1.0) as other:
+        watch.add("/alone", (await store.read([])).revision)
+        first = await other.commit([Change("/alone", b"1", 0)])
+        await take(watch, 1)
+        await trio.sleep(0.5)  # gRPC's own pings follow data; only the keepalive notices a hang in silence
+        cluster.members[0].pause()
+        try:
+            await eventually(other, within=6.0)
+            written = await other.commit([Change("/alone", b"2", first.revision)])
+            assert await take(watch, 1, within=6.0) == [Event("/alone", b"2", written.revision)]
+        finally:
+            cluster.members[0].resume()
+    await store.aclose()
+
+
 async def test_a_dead_member_is_passed_over_at_the_start(cluster: EtcdCluster, tmp_path: Path) -> None:
     """A store whose first endpoints do not answer finds the one that does with its first call."""
     nobody = EtcdProcess(tmp_path).endpoint

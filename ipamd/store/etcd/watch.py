@@ -186,13 +186,13 @@ class EtcdWatch:
             error = await trio.to_thread.run_sync(
                 stream.read, self, token, abandon_on_cancel=True, limiter=self._threads
             )
+            if not stream.ended:  # by us, for a reason that says nothing about the link
+                self._session.failed(link, error, "watch")
         finally:
             self._stream = None
             stream.end()
         if used is not None and (error.stale_token or any(name.refused for name in self._names.values())):
             self._session.forget_token(used)
-        if not stream.ended:
-            self._session.failed(link, error, "watch")
         return stream.heard
 
     def received(self, stream: _Stream, reply: rpc.WatchReply) -> None:

@@ -1,0 +1,117 @@
+"""Socket activation and the sockets' rules, on a real daemon."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_process import POOLS, Daemon, addresses_of, wait_for
+
+pytestmark = pytest.mark.real
+
+
+class Activated(Daemon):
+    """A daemon that is handed its listening socket as systemd does: as descriptor 3, told by LISTEN_FDS."""
+
+    def __init__(self, directory: Path, listener: socket.socket) -> None:
+        super().__init__(directory, "node-a", *POOLS)
+        self._listener = listener
+
+    def start(self, *, ready: bool = True) -> None:
+        flags = ["--node", self.node, "--state-dir", str(self.directory / "state"), *self.flags]
+        # The shell becomes the daemon, so that its process id is the one that LISTEN_PID names.
+        script = 'fd=$1; shift; [ "$fd" = 3 ] || eval "exec 3<&$fd"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        command = [sys.executable, "-m", "ipamd", "run", "--socket", str(self.directory / "unused.sock"), *flags]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["/bin/bash", "-c", script, "activate", str(self._listener.fileno()), *command],
+                pass_fds=(self._listener.fileno(),), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        if ready:
+            self.wait_ready()
+
+
+def test_a_daemon_serves_on_the_socket_that_systemd_hands_it_and_requests_queue_while_it_restarts(
+    tmp_path: Path,
+) -> None:
+    """With LISTEN_FDS the daemon binds nothing; an ADD sent between its death and its restart is answered after it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "ipamd.sock"))
+        listener.listen(128)
+        with Activated(tmp_path, listener) as daemon:
+            assert not (tmp_path / "unused.sock").exists()
+            first = addresses_of(daemon.post("ADD", "a")[1])
+            daemon.kill()
+            answers: list[tuple[int, bytes]] = []
+            asking = threading.Thread(target=lambda: answers.append(daemon.post("ADD", "a")))
+            asking.start()
+            daemon.start()
+            asking.join(10)
+            assert [addresses_of(body) for _status, body in answers] == [first]
+
+
+def test_metrics_over_tcp_are_read_only_and_nothing_else_is_served_there(tmp_path: Path) -> None:
+    """The TCP address gives /metrics, /healthz and /readyz; CNI and the node's data are on the Unix socket alone."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Daemon(tmp_path / "d", "node-a", *POOLS, "--metrics-address", f"127.0.0.1:{port}") as daemon:
+        daemon.add("a")
+        base = f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(f"{base}/metrics") as response:
+            text = response.read().decode()
+        assert 'ipamd_requests_total{code="0",verb="ADD"} 1.0' in text
+        for path, data in (("/v1/allocations", None), ("/v1/cni", b"{}")):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(urllib.request.Request(base + path, data=data))
+            refused.value.close()
+            assert refused.value.code == 404
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("CI"), reason="needs root to become another user")
+def test_only_root_and_the_daemons_user_may_ask(tmp_path: Path) -> None:
+    """Another user cannot even connect (0660); one that gets hold of a connection is refused by its credentials."""
+    tmp_path.chmod(0o755)
+    with Daemon(tmp_path / "d", "node-a", *POOLS) as daemon:
+        for parent in (tmp_path / "d", tmp_path, *tmp_path.parents):
+            if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o055)
+        url = "http://ipamd/v1/allocations"
+        command = ["curl", "-sS", "-w", "%{http_code}", "--unix-socket", str(daemon.socket), url]
+        nobody = {"user": 65534, "group": 65534, "extra_groups": [], "capture_output": True, "check": False}
+        shut = subprocess.run(command, **nobody)  # type: ignore[call-overload]
+        assert shut.returncode == 7, "curl: could not connect"
+        daemon.socket.chmod(0o666)  # an operator's mistake: the credentials still count
+        refused = subprocess.run(command, **nobody)  # type: ignore[call-overload]
+        assert refused.stdout.endswith(b"403")
+        assert json.loads(refused.stdout[:-3])["msg"].startswith("cannot serve /v1/allocations to uid 65534")
+
+
+def test_a_second_daemon_of_the_same_node_refuses_to_start(tmp_path: Path) -> None:
+    """Two daemons that speak for one node in one store would share a reserve: the second says so and ends with 1."""
+    db = ("--embedded-path", str(tmp_path / "ipamd.db"))
+    with Daemon(tmp_path / "a", "node-a", *POOLS, *db):
+        second = Daemon(tmp_path / "b", "node-a", *POOLS, *db)
+        second.directory.mkdir()
+        second.start(ready=False)
+        assert second._process is not None
+        assert second._process.wait(10) == 1
+        assert "cannot serve node node-a: another ipamd on this host does" in second.log.read_text()
+
+
+def test_a_sigterm_ends_the_daemon_with_everything_flushed(tmp_path: Path) -> None:
+    """SIGTERM: exit code 0, and nothing left that the store does not have."""
+    with Daemon(tmp_path / "d", "node-a", *POOLS, "--flush-linger", "5") as daemon:
+        daemon.add("a")
+        assert daemon.kill(signal.SIGTERM) == 0
+        assert "event=stopped unflushed=0" in daemon.log.read_text()
+        daemon.start()
+        wait_for(lambda: [entry["flushed"] for entry in daemon.get("/v1/allocations")] == [True])
