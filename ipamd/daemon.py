@@ -162,6 +162,8 @@ class Daemon:
                     each.stop(GRACE)
             await self._flush_last()
             background.cancel_scope.cancel()
+        if self.report.store is not None:
+            await self.report.store.aclose()
         _log.info("stopped", unflushed=self.report.unflushed)
 
     async def _flush_last(self) -> None:
@@ -172,8 +174,6 @@ class Daemon:
                 while any(block.dirty for block in self.ledger.blocks.values()):
                     with trio.move_on_after(0.05):  # what was never sent is settled without a transaction
                         await self.writer.committed.wait()
-        if self.report.store is not None:
-            await self.report.store.aclose()
 
     def _listen(self) -> list[tuple[Server, socket.socket]]:
         config, api = self.config, self.config.api

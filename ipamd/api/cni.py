@@ -36,7 +36,8 @@ _REQUIRED = {
 """The variables that each verb must find set and not empty (specification, "Parameters" of each operation)."""
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
-_INTERFACE = re.compile(r"[^/:\s]{1,15}")
+_INTERFACE = re.compile(r"[^/:\s\ud800-\udfff]{1,15}")
+_NOT_TEXT = re.compile(r"[\ud800-\udfff]")  # bytes of the environment that are not UTF-8: no record could hold them
 _MAX_NAME = 1024  # a handle id becomes part of a key; no runtime's ids come near this
 
 
@@ -121,7 +122,7 @@ def read_config(request: Request) -> NetworkConfig:
         raise RefusedError(
             Code.INVALID_CONFIGURATION, f"cannot use the network configuration: {error}; correct the CNI configuration"
         ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError(
             Code.UNDECODABLE, f"cannot read the network configuration: it is not JSON ({error}); correct it"
         ) from error
@@ -178,6 +179,8 @@ def _variable(header: str) -> str:
 
 
 def _read_args(text: str) -> dict[str, str]:
+    if _NOT_TEXT.search(text):
+        raise _environment("CNI_ARGS is not UTF-8")
     args = {}
     for pair in filter(None, text.split(";")):
         key, equals, value = pair.partition("=")

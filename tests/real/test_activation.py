@@ -26,6 +26,7 @@ class Activated(Daemon):
         self._listener = listener
 
     def start(self, *, ready: bool = True) -> None:
+        """Start the process with the socket as its descriptor 3."""
         flags = ["--node", self.node, "--state-dir", str(self.directory / "state"), *self.flags]
         # The shell becomes the daemon, so that its process id is the one that LISTEN_PID names.
         script = 'fd=$1; shift; [ "$fd" = 3 ] || eval "exec 3<&$fd"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
@@ -86,11 +87,11 @@ def test_only_root_and_the_daemons_user_may_ask(tmp_path: Path) -> None:
                 parent.chmod(parent.stat().st_mode | 0o055)
         url = "http://ipamd/v1/allocations"
         command = ["curl", "-sS", "-w", "%{http_code}", "--unix-socket", str(daemon.socket), url]
-        nobody = {"user": 65534, "group": 65534, "extra_groups": [], "capture_output": True, "check": False}
-        shut = subprocess.run(command, **nobody)  # type: ignore[call-overload]
+        nobody = {"user": 65534, "group": 65534, "extra_groups": [], "capture_output": True}
+        shut = subprocess.run(command, check=False, **nobody)
         assert shut.returncode == 7, "curl: could not connect"
         daemon.socket.chmod(0o666)  # an operator's mistake: the credentials still count
-        refused = subprocess.run(command, **nobody)  # type: ignore[call-overload]
+        refused = subprocess.run(command, check=False, **nobody)
         assert refused.stdout.endswith(b"403")
         assert json.loads(refused.stdout[:-3])["msg"].startswith("cannot serve /v1/allocations to uid 65534")
 

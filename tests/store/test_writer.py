@@ -1,6 +1,7 @@
 """Claim, reserve and flush on a store in memory, under a virtual clock."""
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -20,7 +21,8 @@ def store(autojump_clock: trio.testing.MockClock) -> MemoryStore:
     return store
 
 
-def block_of(store: MemoryStore, cidr: str) -> dict[str, object]:
+def block_of(store: MemoryStore, cidr: str) -> dict[str, Any]:
+    """A block's record as it is in the store."""
     return json.loads(store.records[keys.block_key(keys.parse_cidr(cidr))].value)
 
 

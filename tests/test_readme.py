@@ -1,0 +1,201 @@
+"""README.md says what is so: its commands are run, its tables are compared with the code, its links are followed.
+
+Each fenced ``sh`` block is run in a newcomer's copy of the checkout, in order, each in a shell of its own, beside the
+daemon that ``make run`` starts; curl fails there for an error status. A block is left out only below an HTML comment
+``<!-- test: skip, reason -->``.
+"""
+
+import ipaddress
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ipamd.api import cni
+from ipamd.api.http import Request
+from ipamd.config import KEYS
+from ipamd.core.errors import Code
+from tests.daemon_process import UnixConnection
+from tests.make_process import Checkout, MakeRun, make_run
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+DRY = {"make test": "make -n test", "make bench": "make -n bench"}
+"""Only looked at, that make knows what to do: the first would run this test again, the second takes minutes."""
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SKIP = re.compile(r"<!-- test: skip(?:, (?P<reason>[^>]+?))? -->\n$")
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and the comment right above it that says to leave it out."""
+
+    language: str
+    text: str
+    skip: re.Match[str] | None
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """All fenced blocks of a document, in order."""
+    for found in _FENCE.finditer(text):
+        yield Block(found[1], found[2], _SKIP.search(text[: found.start()]))
+
+
+def commands(text: str) -> list[str]:
+    """The ``sh`` blocks to run."""
+    return [block.text for block in blocks(text) if block.language == "sh" and not block.skip]
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of any level."""
+    _, found, rest = TEXT.partition(f"# {title}\n")
+    assert found, f"README.md has no section {title!r}"
+    return "\n".join(takewhile(lambda line: not line.startswith("#"), rest.splitlines()))
+
+
+def first_column(title: str) -> list[str]:
+    """What the first column of the section's last table names: its words in backticks, else its words."""
+    rows = [line.split("|")[1].strip() for line in section(title).splitlines() if line.startswith("|")]
+    assert len(rows) > 2, f"the section {title!r} has no table"
+    return [word for row in rows[2:] for word in re.findall(r"`([^`]+)`", row) or re.split(r", ?", row)]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A newcomer's copy, in which curl fails for an error status."""
+    for program in ("make", "curl"):
+        if shutil.which(program) is None:
+            pytest.fail(f"cannot run the README's commands without {program}; install it")
+    made = Checkout(tmp_path_factory.mktemp("run"))
+    (made.path / ".curlrc").write_text("fail\nmax-time = 10\n")
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(checkout: Checkout) -> Iterator[MakeRun]:
+    """The daemon that ``make run`` starts."""
+    with make_run(checkout) as started:
+        started.lines()
+        yield started
+
+
+def run_block(checkout: Checkout, text: str) -> str:
+    """Run a block in a shell that stops at the first command that fails; returns what it printed."""
+    script = "\n".join(DRY.get(line.strip(), line) for line in text.splitlines())
+    done = checkout.run("sh", "-euxc", script)
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.real
+def test_the_commands_work(checkout: Checkout, running: MakeRun) -> None:
+    """Every command of the README does what it should, one after the other."""
+    listed = commands(TEXT)
+    assert "make run\n" in listed, "the first command is missing"
+    for text in listed:
+        if text != "make run\n":
+            run_block(checkout, text)
+    assert running.alive
+
+
+@pytest.mark.real
+def test_the_first_answer_is_the_one_shown(checkout: Checkout, running: MakeRun) -> None:
+    """A newcomer who pastes the first line sees what the README shows."""
+    (shown,) = [block.text for block in blocks(TEXT) if block.language == "json" and '"ips"' in block.text]
+    assert checkout.paste(running.lines()[0]).stdout.split() == shown.split()
+
+
+@pytest.mark.real
+def test_the_metrics_are_those_listed(checkout: Checkout, running: MakeRun) -> None:
+    """Each metric that the daemon has is in the table, and the table names no other."""
+    assert running.alive
+    connection = UnixConnection(checkout.path / ".run" / "ipamd.sock")
+    connection.request("GET", "/metrics")
+    types = re.findall(r"^# TYPE (\w+)", connection.getresponse().read().decode(), re.MULTILINE)
+    connection.close()
+    assert set(first_column("Metrics")) == {name for name in types if not name.endswith("_created")}
+
+
+def test_what_is_not_run_has_its_reason() -> None:
+    """A block is left out only with words that say why."""
+    skipped = [block for block in blocks(TEXT) if block.skip]
+    assert all(block.skip and block.skip["reason"] for block in skipped)
+    assert TEXT.count("<!-- test:") == len(skipped), "a comment that is not right above a block"
+
+
+def test_blocks_are_found_and_left_out_as_told() -> None:
+    """The rules that this module applies, on a document of its own."""
+    skip = "<!-- test: skip, needs a cluster -->\n"
+    text = f"a\n\n```sh\none\n```\n\n{skip}```sh\ntwo\n```\n```json\n{{}}\n```\n```sh\nthree\n```\n"
+    assert commands(text) == ["one\n", "three\n"]
+    assert [block.skip["reason"] for block in blocks(text) if block.skip] == ["needs a cluster"]
+
+
+def test_the_keys_are_those_of_the_configuration() -> None:
+    """Each key of the configuration is in the table, and the table names no other."""
+    listed = first_column("Configuration")
+    assert sorted(listed) == sorted(KEYS)
+
+
+def test_the_flags_and_variables_exist() -> None:
+    """What the README says to type or to set is known to the program."""
+    flags = {key.flag for key in KEYS.values()} | {"--config", "--demo", "--print-config", "--check-config", "--as"}
+    ours = [line for line in re.findall(r"`([^`\n]+)`|^(ipamd .*)$", TEXT, re.MULTILINE) for line in line]
+    used = {flag for line in ours if line.startswith(("ipamd", "--")) for flag in re.findall(r"--[a-z][a-z-]*", line)}
+    assert used
+    assert used <= flags
+    variables = set(re.findall(r"\bIPAMD_\w+", TEXT))
+    assert variables <= {key.environment for key in KEYS.values()}
+
+
+def test_the_errors_are_those_of_the_code() -> None:
+    """Each CNI code that ipamd may answer is in the table, and the table names no other."""
+    assert sorted(int(code) for code in first_column("Errors")) == sorted(Code)
+
+
+def test_the_dependencies_are_explained() -> None:
+    """Each package that ipamd needs to run has its line, and no other."""
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = [match[0] for package in needed if (match := re.match(r"[A-Za-z0-9._-]+", package))]
+    assert sorted(first_column("Dependencies")) == sorted(names)
+
+
+def test_the_links_lead_somewhere() -> None:
+    """Each relative link names a file of the checkout, each anchor a heading."""
+    anchors = {
+        re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT):
+        path, _, anchor = target.partition("#")
+        if ":" in path:
+            continue
+        assert not path or (ROOT / path).exists(), target
+        assert path or anchor in anchors, target
+
+
+def test_the_files_it_names_exist() -> None:
+    """A file or a folder that is named by its path is where the README says."""
+    named = re.findall(r"`((?:[\w-]+/)+(?:[\w-]+\.(?:py|c|toml|sh|service|yaml))?)`", TEXT)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "ipamd" / name).exists()] == []
+
+
+def test_the_network_configurations_can_be_used() -> None:
+    """A network configuration to copy is understood; one of ptp puts its IPv4 gateway on the pod's link."""
+    shown = [block.text for block in blocks(TEXT) if block.language == "json" and '"ipam"' in block.text]
+    assert shown
+    for text in shown:
+        config = cni.read_config(Request("POST", "/v1/cni", "", {}, text.encode(), keep_alive=False))
+        answer = json.loads(cni.result(config, [cni.ResultAddress(4, "10.244.7.64", 26)]))
+        if json.loads(text).get("type") == "ptp":
+            (entry,) = answer["ips"]
+            link = ipaddress.ip_interface(entry["address"]).network
+            assert ipaddress.ip_address(entry["gateway"]) in link, entry
