@@ -1,7 +1,8 @@
 """What Calico's records in etcd say, read with nothing of the code under test, and whether they agree.
 
 ``State.of(etcd)`` takes all of ``/calico/`` at one revision. ``problems`` lists where blocks, affinities and handles
-contradict one another; ``differences`` where they contradict what daemons say of themselves.
+contradict one another; ``differences`` where they contradict what daemons say of themselves; ``agreed`` waits for
+neither to be.
 """
 
 import ipaddress
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tests.daemon_process import Daemon
+from tests.daemon_process import Daemon, wait_for
 from tests.etcd_process import EtcdProcess
 
 IPAM = "/calico/ipam/v2/"
@@ -32,7 +33,7 @@ class State:
                 self.handles[key.removeprefix(IPAM + "handle/")] = json.loads(value)
             elif key.startswith(IPAM + "host/"):
                 node = key.removeprefix(IPAM + "host/").partition("/")[0]
-                self.affinities[node, _cidr(key)] = json.loads(value or b'{"state":"confirmed"}')
+                self.affinities[node, _cidr(key)] = {"state": "confirmed", **json.loads(value or b"{}")}
 
     @classmethod
     def of(cls, etcd: EtcdProcess) -> "State":
@@ -89,19 +90,48 @@ class State:
 
 
 def differences(state: State, daemons: Iterable[Daemon]) -> list[str]:
-    """Where etcd and the daemons' own ``/v1/allocations`` contradict one another; empty: both say the same."""
+    """Where etcd and the daemons' own reports contradict one another; empty: both say the same."""
     found = state.problems()
     for daemon in daemons:
+        node = daemon.node
         views = daemon.get("/v1/allocations")
-        said = {view["address"]: view["handle"] for view in views}
-        if len(said) != len(views):
-            found.append(f"{daemon.node} lists an address twice")
-        found += [f"{daemon.node} has not flushed {view['address']}" for view in views if not view["flushed"]]
-        if said != state.pods(daemon.node):
-            found.append(f"{daemon.node} says {said}, etcd {state.pods(daemon.node)}")
+        pods = {view["address"]: view["handle"] for view in views}
+        if len(pods) != len(views):
+            found.append(f"{node} lists an address twice")
+        found += [f"{node} has not flushed {view['address']}" for view in views if not view["flushed"]]
+        reserve = {address for view in daemon.get("/v1/reserve") for address in view["addresses"]}
+        blocks = {view["cidr"] for view in daemon.get("/v1/blocks") if view["affine"]}
+        pairs = (
+            ("pods", pods, state.pods(node)),
+            ("reserve", reserve, {a for a, handle, _ in state.allocations() if handle == f"ipamd-reserve-{node}"}),
+            ("blocks", blocks, {cidr for owner, cidr in state.affinities if owner == node}),
+        )
+        found += [f"{what} of {node}: it says {said}, etcd {true}" for what, said, true in pairs if said != true]
         if unflushed := daemon.get("/v1/status")["flush"]["unflushed"]:
-            found.append(f"{daemon.node} has {unflushed} facts to flush")
+            found.append(f"{node} has {unflushed} facts to flush")
     return found
+
+
+def supplied(daemon: Daemon) -> bool:
+    """Whether the daemon has so much in reserve that it will not top it up before something else is to be written."""
+    reserves = daemon.get("/v1/reserve")
+    return bool(reserves) and all(view["available"] * 2 > view["target"] for view in reserves)
+
+
+def agreed(etcd: EtcdProcess, *daemons: Daemon, within: float = 10.0) -> State:
+    """Wait until etcd and the daemons say the same and no reserve is low; returns what they say.
+
+    ``within``: seconds after which that fails, in the words of ``differences``.
+    """
+    states: list[State] = []
+
+    def agree() -> bool:
+        quiet = all(map(supplied, daemons))
+        states[:] = [State.of(etcd)]
+        return quiet and not differences(states[0], daemons)
+
+    wait_for(agree, within, lambda: differences(State.of(etcd), daemons))
+    return states[0]
 
 
 def _block(cidr: str, block: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,8 @@ The committed image (``record`` at ``revision``) comes from the store, whoever w
 wishes: ``desired`` (the ordinals its attachments hold), ``releasing`` (ordinals given up, and by whom) and
 ``withdrawn`` (reserved ordinals about to be given back). The flush writes an image in which the wishes are true;
 ``merge`` compares a new image with them. So a lost reply, a conflict and a replay after a crash are one case.
+A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
+was given up meanwhile, to overrule it.
 
 An ordinal may be handed out only while the committed image has it allocated to this node's reserve handle and no
 wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` the order (first in, first out).
@@ -23,6 +25,7 @@ class Block:
 
     __slots__ = (
         "_addresses",
+        "_adrift",
         "_queue",
         "adopted",
         "cidr",
@@ -61,6 +64,7 @@ class Block:
         self.releasing: dict[int, str] = {}
         self.adopted: dict[str, list[int]] = {}
         self.idle_since: int | None = None
+        self._adrift: dict[int, str] = {}
         self._queue: deque[int] = deque()
         self._addresses: dict[int, str] = {}
 
@@ -96,6 +100,9 @@ class Block:
             owner = record.owners[index]
             if owner.handle == self.reserve_handle:
                 ours |= 1 << ordinal
+            elif owner.handle == self._adrift.get(ordinal):
+                if ordinal not in self.desired:
+                    self.releasing[ordinal] = owner.handle
             elif ordinal not in self.desired:
                 if self._adoptable(owner) and self.releasing.get(ordinal) != owner.handle:
                     self.adopted.setdefault(owner.handle, []).append(ordinal)
@@ -104,6 +111,7 @@ class Block:
         self.unflushed = {
             o: a for o, a in self.desired.items() if self._holder(o) != a.handle and o not in self.contested
         }
+        self._adrift = {}  # whatever was under way then expects an image that is no longer there
         return ours, free
 
     def _adoptable(self, owner: Owner) -> bool:
@@ -114,6 +122,8 @@ class Block:
 
     def _resolve_releases(self) -> None:
         # Ours again (the assignment never reached the store) stays until ``settle``: a transaction may be under way.
+        if self.record is None:
+            return  # the same: one that writes the block again
         for ordinal, handle in list(self.releasing.items()):
             if self._holder(ordinal) not in (handle, self.reserve_handle):
                 del self.releasing[ordinal]
@@ -147,7 +157,7 @@ class Block:
             holder = self._holder(ordinal)
             if holder == handle or (holder == self.reserve_handle and self.withdrawn >> ordinal & 1):
                 continue
-            del self.releasing[ordinal]
+            self._adrift[ordinal] = self.releasing.pop(ordinal)
             if holder == self.reserve_handle:
                 self._enqueue(ordinal)
                 settled = True
@@ -175,7 +185,8 @@ class Block:
     def assign(self, ordinal: int, assigned: Assigned) -> None:
         """An attachment of this node holds the ordinal from now on."""
         self.reserve_bits &= ~(1 << ordinal)
-        self.releasing.pop(ordinal, None)
+        if ordinal in self.releasing:  # in a replay, where nobody settles
+            self._adrift[ordinal] = self.releasing.pop(ordinal)
         self.desired[ordinal] = assigned
         self.idle_since = None
         holder = self._holder(ordinal)

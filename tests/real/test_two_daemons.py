@@ -2,13 +2,13 @@
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import msgspec
 import pytest
 
-from tests.calico_state import State, differences
-from tests.daemon_process import POOLS, Daemon, addresses_of, dual_stack, network, wait_for
+from tests.calico_state import State, agreed
+from tests.daemon_process import POOLS, Daemon, addresses_of, dual_stack, network
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
 
@@ -50,9 +50,7 @@ def worker(number: int, daemons: list[Daemon], cluster: Cluster) -> None:
         if left and (not mine or choose.random() < 0.6):
             left -= 1
             daemon, container = choose.choice(daemons), f"c{number}-{left}"
-            status, body = daemon.post("ADD", container, CONFIGURATIONS[left % 2])
-            assert status == 200, body
-            mine.append((daemon, container, addresses_of(body)))
+            mine.append((daemon, container, add(daemon, container, left)))
             assert len(mine[-1][2]) == 1 + left % 2
             cluster.take(container, mine[-1][2])
         else:
@@ -62,7 +60,17 @@ def worker(number: int, daemons: list[Daemon], cluster: Cluster) -> None:
             assert (status, body) == (200, b"")
 
 
-CONFIGURATIONS = (msgspec.json.encode(network()), msgspec.json.encode(dual_stack()))
+CONFIGURATIONS = (network(), dual_stack())
+
+
+def add(daemon: Daemon, container: str, number: int) -> list[str]:
+    """An ADD, every other with both IP versions, one in 25 through the real plugin."""
+    config = CONFIGURATIONS[number % 2]
+    if number % 25 == 0:
+        return daemon.add(container, config)
+    status, body = daemon.post("ADD", container, msgspec.json.encode(config))
+    assert status == 200, body
+    return addresses_of(body)
 
 
 def test_a_thousand_adds_and_dels_of_twenty_workers_on_two_nodes_never_give_an_address_twice(
@@ -74,22 +82,19 @@ def test_a_thousand_adds_and_dels_of_twenty_workers_on_two_nodes_never_give_an_a
     blocks: dict[str, str] = {}
     with ThreadPoolExecutor(WORKERS) as pool:
         running = [pool.submit(worker, number, daemons, cluster) for number in range(WORKERS)]
-        while not all(future.done() for future in running):
+        while wait(running, timeout=0.05).not_done:
             remember_owners(blocks, State.of(etcd))
         for future in running:
             future.result()
     assert cluster.most > 150
     assert not cluster.held
-    wait_for(lambda: not differences(State.of(etcd), daemons), why=lambda: differences(State.of(etcd), daemons))
-    state = State.of(etcd)
+    state = agreed(etcd, *daemons)
     remember_owners(blocks, state)
     assert not state.pods()
     assert not state.pod_handles()
     assert set(blocks.values()) == {"host:node-a", "host:node-b"}
     for daemon in daemons:
         assert daemon.get("/v1/allocations") == []
-        own = {view["cidr"] for view in daemon.get("/v1/blocks")}
-        assert own == {cidr for node, cidr in state.affinities if node == daemon.node}
         assert daemon.get("/v1/status")["store"]["damaged_records"] == {}
 
 
@@ -107,12 +112,12 @@ def test_the_plugin_gets_addresses_of_its_own_node_on_both_nodes_at_once(etcd: E
         answers = list(pool.map(lambda each: each[0].add(each[1], dual_stack()), asked))
     flat = [address for addresses in answers for address in addresses]
     assert len(set(flat)) == len(flat) == 2 * WORKERS
-    wait_for(lambda: not differences(State.of(etcd), daemons), why=lambda: differences(State.of(etcd), daemons))
-    state = State.of(etcd)
+    state = agreed(etcd, *daemons)
     for (daemon, container), addresses in zip(asked, answers, strict=True):
         for address in addresses:
             assert state.pods(daemon.node)[address] == f"k8s-pod-network.{container}"
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(lambda each: each[0].delete(each[1]), asked))
-    wait_for(lambda: not State.of(etcd).pod_handles(), why=lambda: State.of(etcd).pod_handles())
-    assert not State.of(etcd).pods()
+    state = agreed(etcd, *daemons)
+    assert not state.pods()
+    assert not state.pod_handles()
