@@ -30,7 +30,7 @@ from ipamd.api.waiting import Waiting
 from ipamd.config import Config, split_address
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
-from ipamd.core.errors import NotDurableError
+from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Committed, Fact, Released, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
@@ -103,8 +103,7 @@ class Daemon:
         self.config, self.journal = config, journal
         policy = ReservePolicy(config.reserve.min, config.reserve.max, int(config.reserve.decay * 1e9))
         self.ledger = Ledger(config.node, policy)
-        for fact in facts:
-            self.ledger.apply(fact)
+        self.ledger.replay(facts)
         for pool in self.ledger.pools_in_use():  # or views and metrics would show none until the store is back
             self.ledger.reserve(pool.name, read_clocks().boot)
         self.writer: Writer | None = None
@@ -195,7 +194,8 @@ class Daemon:
         linger = 0.0 if self.config.durability == "etcd" else flush.linger
         writing = Writing(linger, BatchLimits(flush.max_operations, flush.max_bytes))
         self.sync = Sync(self.ledger, store, self._record, read_clocks, _report)
-        self.writer = Writer(self.ledger, store, self._record, self.journal.sync, read_clocks, writing)
+        self.writer = Writer(self.ledger, store, self._record, self.journal.sync, read_clocks, writing, _report)
+        self.writer.progress.flushed_until = read_clocks().boot
         self.writer.on_supply = self.waiting.serve
         self.report.sync, self.report.progress = self.sync, self.writer.progress
         async with trio.open_nursery() as nursery:
@@ -218,6 +218,9 @@ class Daemon:
         cidrs = [parse_cidr(text) for text in (pools.ipv4_cidr, pools.ipv6_cidr) if text]
         while cidrs:
             try:
+                if self.ledger.settings.locked:
+                    await trio.sleep(1.0)
+                    continue
                 uids = (str(uuid.uuid4()) for _ in cidrs)
                 created = await create_default_pools(store, cidrs, uids, read_clocks().unix)
             except (StoreUnavailableError, StoreRefusedError) as error:
@@ -297,10 +300,26 @@ class Daemon:
         """Wait until the store holds what these facts say."""
         while self.writer is None or any(self._pending(fact) for fact in facts):
             self._wake(hurry=True)
-            if self.writer is None:
-                await trio.sleep(0.01)
-            else:
-                await self.writer.committed.wait()
+            waited_for = trio.Event() if self.writer is None else self.writer.committed
+            with trio.move_on_after(0.05):  # what was never sent is settled without a transaction
+                await waited_for.wait()
+        for fact in facts:
+            if isinstance(fact, Assigned):
+                self._refuse_contested(fact)
+
+    def _refuse_contested(self, assigned: Assigned) -> None:
+        """Take back an ADD whose address turned out to be somebody else's before anybody was told of it."""
+        blocks = self.ledger.blocks
+        if not any(p.block in blocks and p.ordinal in blocks[p.block].contested for p in assigned.places):
+            return
+        released = Released(assigned.attachment, assigned.handle, assigned.places, 0)
+        self.ledger.apply(released)
+        self.journal.append((released,))
+        raise RefusedError(
+            Code.TRY_AGAIN_LATER,
+            f"cannot assign an address to container {assigned.attachment.container}: the one chosen was taken by "
+            "another node while the store was being told; the runtime will try again",
+        )
 
     def _pending(self, fact: Fact) -> bool:
         if not isinstance(fact, Assigned | Released):
@@ -345,7 +364,8 @@ def _only_daemon(config: Config) -> socket.socket:
     Two that did would hand out the same reserve. Another state directory does not tell (its own lock does that for
     one), so the name of an abstract socket is taken, which the kernel frees when the process ends, however it ends.
     """
-    store = " ".join(sorted(config.etcd.endpoints)) if config.store == "etcd" else str(config.embedded.path.resolve())
+    # Not the endpoints: the same cluster goes by many names.
+    store = "etcd" if config.store == "etcd" else str(config.embedded.path.resolve())
     digest = hashlib.blake2b(f"{config.node} {store}".encode(), digest_size=16).hexdigest()
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:

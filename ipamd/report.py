@@ -57,17 +57,25 @@ class Report:
             return "no pool serves this node" if self._ledger.synced else f"no pool is known yet; {self.excuse()}"
         if any(self._ledger.available(pool.name) for pool in serves):
             return ""
-        if self._connected and any(block.owned for block in self._ledger.blocks.values()):
+        refusals = [self._ledger.reserves[p.name].refusal for p in serves if p.name in self._ledger.reserves]
+        reasons = [refusal.why for refusal in refusals if refusal is not None]
+        if reasons and len(reasons) == len(serves):
+            return f"no address is in reserve; {'; '.join(reasons)}"
+        if self._connected and not self.excuse_of_store() and any(b.owned for b in self._ledger.blocks.values()):
             return ""
         return f"no address is in reserve; {self.excuse()}"
 
     def excuse(self) -> str:
         """Why an address is not to be had at once."""
+        return self.excuse_of_store() or "the node is still claiming addresses"
+
+    def excuse_of_store(self) -> str:
+        """What is wrong with the store; "" if nothing is known to be."""
         if self.sync is not None and self.sync.last_error:
             return f"the store cannot be read ({self.sync.last_error})"
-        if self.progress is not None and self.progress.last_error and not self._connected:
+        if self.progress is not None and self.progress.last_error:
             return f"the store cannot be written ({self.progress.last_error})"
-        return "the node is still claiming addresses"
+        return ""
 
     @property
     def _connected(self) -> bool:

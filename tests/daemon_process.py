@@ -52,7 +52,11 @@ class Daemon:
 
     def __enter__(self) -> "Daemon":
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()  # what does not get ready must not live on
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -103,7 +107,9 @@ class Daemon:
     def _why(self) -> str:
         return f"the daemon is not ready: {self.get('/readyz', quiet=True)}\n{self.log.read_text()[-4000:]}"
 
-    def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """One request on a connection of its own; returns status and body."""
         connection = UnixConnection(self.socket)
         try:
@@ -147,7 +153,13 @@ class Daemon:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{container}" if args is None else args,
         }  # fmt: skip
         done = subprocess.run(
-            [name], executable=PLUGIN, env=env, input=json.dumps(conf).encode(), capture_output=True, check=False, timeout=60
+            [name],
+            executable=PLUGIN,
+            env=env,
+            input=json.dumps(conf).encode(),
+            capture_output=True,
+            check=False,
+            timeout=60,
         )
         return Answer(done.returncode, done.stdout)
 

@@ -4,6 +4,7 @@ Passes the stores' contract suite. ``away`` makes every call fail; ``lose_replie
 answer with StoreUnavailableError: the unknown outcome.
 """
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -148,7 +149,9 @@ class MemoryWatch:
     def _pending(self) -> list[Event]:
         if any(revision < self._store.compacted for _prefix, revision in self._names.values()):
             raise CompactedError("memory: compacted")
-        events = [event for event in self._store.history if self._wants(event)]
+        oldest = min((revision for _prefix, revision in self._names.values()), default=self._store.revision)
+        start = bisect_right(self._store.history, oldest, key=lambda event: event.revision)
+        events = [event for event in self._store.history[start:] if self._wants(event)]
         for name, (prefix, revision) in list(self._names.items()):
             self._names[name] = (prefix, max(revision, self._store.revision))
         return events

@@ -50,12 +50,19 @@ def add_request(container: str, *families: int, interface: str = "eth0", started
 class Node:
     """The parts of a daemon that decide, write and read, with a list in place of the state file."""
 
-    def __init__(self, name: str, store: Store, policy: ReservePolicy | None = None) -> None:
+    def __init__(
+        self, name: str, store: Store, policy: ReservePolicy | None = None, facts: Sequence[Fact] = ()
+    ) -> None:
         self.ledger = Ledger(name, policy or ReservePolicy())
-        self.journal: list[Fact] = []
+        self.ledger.replay(facts)
+        self.journal: list[Fact] = list(facts)
         self.reports: list[str] = []
-        self.sync = Sync(self.ledger, store, self.record, now, lambda event, _values: self.reports.append(event))
-        self.writer = Writer(self.ledger, store, self.record, trio.lowlevel.checkpoint, now, Writing())
+
+        def report(event: str, _values: dict[str, str]) -> None:
+            self.reports.append(event)
+
+        self.sync = Sync(self.ledger, store, self.record, now, report)
+        self.writer = Writer(self.ledger, store, self.record, trio.lowlevel.checkpoint, now, Writing(), report)
         self.waiting = Waiting(
             self.ledger, now, self.journal.extend, 10.0, lambda: self.writer.wake(hurry=True), lambda: "the test"
         )
@@ -91,17 +98,24 @@ class Node:
         """The texts of what an ADD got."""
         return [self.ledger.blocks[place.block].address(place.ordinal) for place in assigned.places]
 
+    @property
+    def dirty(self) -> bool:
+        """Whether the store does not yet hold what this node wants."""
+        return any(block.dirty for block in self.ledger.blocks.values())
+
     async def flushed(self) -> None:
         """Wait until the store has all that this node wants."""
-        while any(block.dirty for block in self.ledger.blocks.values()):
-            await self.writer.committed.wait()
+        while self.dirty:
+            with trio.move_on_after(0.05):  # what was never sent is settled without a transaction
+                await self.writer.committed.wait()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Node"]:
-        """Run the node's tasks; on entry the first look at the store is done."""
+    async def running(self, *, look: bool = True) -> AsyncIterator["Node"]:
+        """Run the node's tasks; on entry the first look at the store is done, unless ``look`` is false."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.sync.run)
-            await self.sync.first.wait()
+            if look:
+                await self.sync.first.wait()
             nursery.start_soon(self.writer.run)
             yield self
             nursery.cancel_scope.cancel()

@@ -17,7 +17,7 @@ from ipamd.api.waiting import Waiting, not_durable
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Fact
-from ipamd.core.ledger import Ledger
+from ipamd.core.ledger import Ledger, late
 from ipamd.core.request import Added, AddRequest, Shortage
 
 _STATUS = {
@@ -122,6 +122,8 @@ class Handlers:
             decided = await self._waiting.join(asked, shortage)
         finally:
             stages.wait = self._elapsed() - began
+        if self._ledger.holdings.get(asked.attachment) is not decided.assigned:
+            raise late(asked)  # a DEL came between the decision and this task's turn
         finished = self._reply_add(invocation, stages, decided.assigned)
         return finished if isinstance(finished, Response) else await finished
 
@@ -139,11 +141,10 @@ class Handlers:
             return self._guard(self._reply_durable((assigned,), response, stages), invocation.config, stages)
         return self._done(stages, response)
 
-    def _delete(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
+    def _delete(self, invocation: Invocation, stages: Stages) -> Response:
         began = self._elapsed()
         decided = self._ledger.delete(invocation.attachment, cni.older_handle(invocation), invocation.started)
         stages.decide = self._elapsed() - began
-        self._waiting.serve(invocation.attachment)  # a DEL ends the wait of an ADD that it overtook
         try:
             self._persist(decided.facts, stages)
         except NotDurableError:
@@ -151,10 +152,11 @@ class Handlers:
             # the daemon is killed before there is room again does it hold the address once more, until it is collected.
             self._owe(decided.facts)
             self._wake()
-        response = Response(200, headers=_SUCCESS)
-        if self._durable is not None:
-            return self._guard(self._reply_durable(decided.facts, response, stages), invocation.config, stages)
-        return self._done(stages, response)
+        # It ends the wait of an ADD that it overtook; only now, as what that may decide comes after it in a replay.
+        self._waiting.serve(invocation.attachment)
+        # Whatever ``durability`` says, a DEL waits for nothing: what a power cut makes of it ends the pod as well, and
+        # without the store no pod must hang in Terminating.
+        return self._done(stages, Response(200, headers=_SUCCESS))
 
     def _check(self, invocation: Invocation) -> Response:
         held = self._ledger.holdings.get(invocation.attachment)

@@ -13,7 +13,8 @@ from ipamd.core.errors import Code
 
 def refusal(status: int, code: Code, msg: str) -> Response:
     """Return an error of the server's own, in the form of a CNI error object."""
-    return Response(status, msgspec.json.encode({"code": code, "msg": msg}), close=True)
+    body = msgspec.json.encode({"cniVersion": "1.1.0", "code": code, "msg": msg})
+    return Response(status, body, headers=(("Ipamd-Exit", "1"),), close=True)  # without it the plugin believes nothing
 
 
 OVERLOADED: Final = serialize(

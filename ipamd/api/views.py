@@ -151,7 +151,7 @@ def reserves(ledger: Ledger, now: int) -> list[ReserveView]:
                 ledger.available(name),
                 max(0, shortage(ledger, pool, now)),
                 reserve.waiting,
-                reserve.refusal.error.msg if reserve.refusal else "",
+                reserve.refusal.why if reserve.refusal else "",
                 tuple(addresses),
             )
         )

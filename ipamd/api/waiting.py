@@ -65,6 +65,7 @@ class Waiting:
         """
         waiter = _Waiter(request, shortage.pool)
         self._enter(waiter)
+        self.serve(request.attachment)  # addresses may have come between the shortage and this task's first turn
         try:
             with trio.move_on_after(self._deadline):
                 await waiter.done.wait()

@@ -31,6 +31,7 @@ class Block:
         "cidr",
         "contested",
         "desired",
+        "doubtful",
         "idle_since",
         "net",
         "node",
@@ -64,6 +65,7 @@ class Block:
         self.releasing: dict[int, str] = {}
         self.adopted: dict[str, list[int]] = {}
         self.idle_since: int | None = None
+        self.doubtful = False
         self._adrift: dict[int, str] = {}
         self._queue: deque[int] = deque()
         self._addresses: dict[int, str] = {}
@@ -74,6 +76,7 @@ class Block:
         """Take in the committed image as of ``revision``; None: the block is not there."""
         free_before = [] if self.record is None else self.record.unallocated
         self.record, self.value, self.revision = record, value, revision
+        self.doubtful = False  # whatever was under way expects an image that is no longer there
         self.owned = record is not None and record.affinity == f"host:{self.node}"
         ours, self.unreserved_bits = self._sort_ordinals()
         self.withdrawn &= ours
@@ -150,8 +153,11 @@ class Block:
     def settle(self) -> bool:
         """Take back into the reserve what was given up before the store ever heard of it; whether there was any.
 
-        Only to be called when no transaction on the block is under way and the outcome of the last one is known.
+        Only to be called when no transaction on the block is under way. Not while the block is ``doubtful``: a
+        transaction of unknown outcome may still arrive, until one more change of the block has overtaken it.
         """
+        if self.doubtful:
+            return False
         settled = False
         for ordinal, handle in list(self.releasing.items()):
             holder = self._holder(ordinal)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from ipamd.core import keys
 from ipamd.core.address import FAMILIES
-from ipamd.core.block import Block
+from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Released, Withdrawn
@@ -107,11 +107,7 @@ class Ledger:
 
     def _refuse_late(self, request: AddRequest) -> None:
         if self.tombstones.get(request.attachment, -1) >= request.started:
-            raise RefusedError(
-                Code.DELETED,
-                f"cannot assign an address to {request.subject}: container {request.attachment.container} was deleted "
-                "after this ADD began; the runtime has given it up, nothing needs to be done",
-            )
+            raise late(request)
         if self.settings.locked:
             raise RefusedError(
                 Code.TRY_AGAIN_LATER,
@@ -136,13 +132,16 @@ class Ledger:
                     return block.place(ordinal)
             if self.reserve(pool.name, now).refusal is None:
                 return Shortage(pool.name)
-        errors = []
+        refusals = []
         for pool in pools:
             refusal = self.reserve(pool.name, now).refusal
             if refusal is None or now - refusal.at >= RETRY_AFTER:
                 return Shortage(pool.name)  # what was refused a while ago is looked at again
-            errors.append(refusal.error)
-        raise errors[-1]
+            refusals.append((pool, refusal))
+        reasons = "; ".join(f"pool {pool.name} ({pool.cidr}): {refusal.why}" for pool, refusal in refusals)
+        raise RefusedError(
+            refusals[-1][1].code, f"cannot assign an IPv{family} address to {request.subject}: {reasons}"
+        )
 
     def _note_drain(self, places: list[Place], now: int) -> None:
         for place in places:
@@ -151,6 +150,13 @@ class Ledger:
                 self.reserve(pool.name, now).drained(self.available(pool.name), now)
 
     # --- facts ------------------------------------------------------------------------------------------------
+
+    def replay(self, facts: Iterable[Fact]) -> None:
+        """Apply the facts of an earlier life, whose last transaction may still be on its way to the store."""
+        for fact in facts:
+            self.apply(fact)
+        for block in self.blocks.values():
+            block.doubtful = True
 
     def apply(self, fact: Fact) -> None:
         """Make a fact part of the state: one just decided, one from the store, or one replayed."""
@@ -179,7 +185,7 @@ class Ledger:
 
     def _apply_released(self, fact: Released) -> None:
         held = self.holdings.get(fact.attachment)
-        if held is not None and held.handle == fact.handle:
+        if held is not None and held.handle == fact.handle and set(held.places) <= set(fact.places):
             del self.holdings[fact.attachment]
         for place in fact.places:
             self._block(place.block).release(place.ordinal, fact.handle)
@@ -190,14 +196,19 @@ class Ledger:
         if fact.revision <= self._revisions.get(fact.key, -1):
             return
         self._revisions[fact.key] = fact.revision
-        self.damaged.pop(fact.key, None)
+        if self.damaged.pop(fact.key, None):
+            self._sort_blocks()
         try:
             if keys.kind_of(fact.key) is keys.Kind.BLOCK:
                 self._apply_block(fact)
             elif self.settings.apply(fact.key, fact.value):
                 self._sort_blocks()
+            elif keys.kind_of(fact.key) is keys.Kind.RESERVATION:
+                for block in self.blocks.values():
+                    self._withdraw_reserved(block)
         except RecordError as error:
             self.damaged[fact.key] = str(error)
+            self._sort_blocks()
 
     def _apply_block(self, fact: Committed) -> None:
         cidr = str(keys.cidr_of(fact.key))
@@ -207,6 +218,7 @@ class Ledger:
         if record is not None and not record.deleted:
             block = self._block(cidr)
             block.merge(record, fact.value or b"", fact.revision)
+            self._withdraw_reserved(block)
         elif cidr in self.blocks:
             block = self.blocks[cidr]
             block.merge(None, b"", fact.revision)
@@ -217,6 +229,12 @@ class Ledger:
             self._sort_blocks()
         elif block.available and (pool := self.pool_of(block)) and pool.name in self.reserves:
             self.reserves[pool.name].refusal = None
+
+    def _withdraw_reserved(self, block: Block) -> None:
+        """Take what an IPReservation keeps from everybody out of the reserve, in the step in which it is known."""
+        barred = self.settings.reserved_in(block.net) & block.reserve_bits
+        if barred:
+            block.withdraw(ordinals_of(barred))
 
     def _block(self, cidr: str) -> Block:
         block = self.blocks.get(cidr)
@@ -229,12 +247,12 @@ class Ledger:
         self._by_pool = {name: [] for name in self.settings.pools}
         for block in self.blocks.values():
             pool = self.pool_of(block)
-            if pool is not None:
+            if pool is not None and keys.block_key(block.net) not in self.damaged:
                 self._by_pool[pool.name].append(block)
 
     def checkpoint(self) -> Iterator[Fact]:
         """A sequence of facts that makes an empty ledger equal to this one."""
-        for attachment, started in self.tombstones.items():  # before the holdings, which they would end
+        for attachment, started in self.tombstones.items():
             yield Released(attachment, attachment.handle, (), started)
         present = {keys.block_key(block.net) for block in self.blocks.values() if block.record is not None}
         for key, revision in self._revisions.items():
@@ -246,7 +264,7 @@ class Ledger:
             if block.record is not None:
                 yield Committed(keys.block_key(block.net), block.revision, block.value)
             if block.withdrawn:
-                yield Withdrawn(block.cidr, tuple(o for o in range(block.net.size) if block.withdrawn >> o & 1))
+                yield Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn)))
         yield from self.holdings.values()
         nobody = Attachment("", "", "")
         for block in self.blocks.values():
@@ -257,6 +275,10 @@ class Ledger:
     def revision(self) -> int:
         """The highest revision of the store that anything known here has."""
         return max(self._revisions.values(), default=0)
+
+    def distrust(self, key: str) -> None:
+        """Take the store's next word on one record whatever its revision."""
+        self._revisions[key] = -1
 
     def forget_revisions(self) -> None:
         """Take the store's next word whatever its revision: its history was rolled back, or it is another store."""
@@ -305,3 +327,12 @@ class Ledger:
             if not pool.disabled and "Workload" in pool.allowed_uses and (waiting or held):
                 pools[pool.name] = pool
         return list(pools.values())
+
+
+def late(request: AddRequest) -> RefusedError:
+    """The refusal of an ADD that a DEL of the same attachment overtook."""
+    return RefusedError(
+        Code.DELETED,
+        f"cannot assign an address to {request.subject}: container {request.attachment.container} was deleted "
+        "after this ADD began; the runtime has given it up, nothing needs to be done",
+    )

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Struct
 
-from ipamd.core.address import Cidr, parse_cidr
+from ipamd.core.address import BITS, Cidr, parse_cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.records import MALFORMED, RecordError
 
 DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
+LARGEST_BLOCK = {4: 20, 6: 116}
 _BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
 """Calico's limits. A larger block would be a record of gigabytes."""
 
@@ -45,6 +46,15 @@ class Pool(Struct, frozen=True):
         """The CIDR of its ``index``-th block."""
         size = self.cidr.size // self.blocks
         return Cidr(self.family, self.cidr.base + index * size, self.block_size)
+
+    def enclosing(self, block: Cidr) -> list[Cidr]:
+        """The larger blocks, of any legal size, that would contain one of its own."""
+        largest = LARGEST_BLOCK[self.family]
+        bits = BITS[self.family]
+        return [
+            Cidr(self.family, block.base >> (bits - prefix) << (bits - prefix), prefix)
+            for prefix in range(largest, block.prefix)
+        ]
 
     def cuts(self, block: Cidr) -> bool:
         """Whether ``block`` is one of the blocks it is cut into."""

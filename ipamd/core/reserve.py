@@ -9,7 +9,7 @@ All times are nanoseconds of one clock, passed in.
 
 from msgspec import Struct
 
-from ipamd.core.errors import RefusedError
+from ipamd.core.errors import Code
 
 RETRY_AFTER = 1_000_000_000
 """How long a refusal to supply a pool stands before an ADD makes the node look again (ns)."""
@@ -26,7 +26,8 @@ class ReservePolicy(Struct, frozen=True):
 class Refusal(Struct, frozen=True):
     """Why no more addresses of a pool can be had, as found out at ``at``."""
 
-    error: RefusedError
+    code: Code
+    why: str
     at: int
 
 

@@ -6,6 +6,8 @@ meaning of its key in force and raises RecordError.
 
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from ipamd.core import keys
 from ipamd.core.address import Cidr
 from ipamd.core.pool import Pool, decode_pool
@@ -27,7 +29,7 @@ class Settings:
         """Take in a record; returns whether it is a pool, on which the order of blocks depends."""
         kind, name = keys.kind_of(key), keys.name_of(key)
         if kind is keys.Kind.POOL:
-            _set(self.pools, name, None if value is None else decode_pool(value))
+            _set(self.pools, name, None if value is None else replace(decode_pool(value), name=name))
         elif kind is keys.Kind.RESERVATION:
             _set(self.reservations, name, None if value is None else reserved_cidrs(value))
         elif kind is keys.Kind.CONFIG:

@@ -3,7 +3,7 @@
 Pure functions of the ledger. The writer of the store asks them before each transaction; nothing here changes state.
 """
 
-from ipamd.core.block import Block, ordinals_of
+from ipamd.core.block import Block
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
@@ -54,29 +54,21 @@ def wants_block(ledger: Ledger, pool: Pool, now: int) -> bool:
 
 
 def surplus(ledger: Ledger, pool: Pool, now: int) -> list[tuple[Block, list[int]]]:
-    """Which reserved ordinals of a pool to give back: those of the last blocks, the last to be handed out.
-
-    And those that an IPReservation has come to name.
-    """
+    """Which reserved ordinals of a pool to give back: those of the last blocks, the last to be handed out."""
     serves = pool in ledger.pools_in_use()
-    gifts = [(block, ordinals) for block in ledger.blocks_of(pool.name) if (ordinals := _barred(ledger, block))]
-    available = ledger.available(pool.name) - sum(len(ordinals) for _block, ordinals in gifts)
-    excess = available if not serves else ledger.reserve(pool.name, now).surplus(available)
     if serves and ledger.settings.config.strict_affinity:
-        return gifts
+        return []
+    available = ledger.available(pool.name)
+    excess = ledger.reserve(pool.name, now).surplus(available) if serves else available
+    gifts = []
     for block in reversed(ledger.blocks_of(pool.name)):
         if excess <= 0:
             break
-        ordinals = [o for o in block.line() if o not in _barred(ledger, block)][-excess:]
+        ordinals = block.line()[-excess:]
         if ordinals:
             gifts.append((block, ordinals))
         excess -= len(ordinals)
     return gifts
-
-
-def _barred(ledger: Ledger, block: Block) -> list[int]:
-    """The reserved ordinals that a reservation, made since, keeps from pods."""
-    return ordinals_of(block.reserve_bits & ledger.settings.reserved_in(block.net))
 
 
 def idle_block(ledger: Ledger, now: int) -> Block | None:

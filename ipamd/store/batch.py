@@ -21,6 +21,7 @@ from ipamd.core.records import (
     RESERVE_NOTE,
     BlockRecord,
     HandleRecord,
+    RecordError,
     affinity_record,
     attribute,
     go_time,
@@ -62,6 +63,13 @@ class Known:
         record = self._records.get(key)
         return record.value if record else None
 
+    def handle(self, handle: str) -> HandleRecord:
+        """A handle's record; an empty one if it is absent, or cannot be understood and is to be written anew."""
+        try:
+            return HandleRecord(self.value(keys.handle_key(handle)))
+        except RecordError:
+            return HandleRecord(None)
+
     def learn(self, record_keys: Iterable[str], records: dict[str, Record]) -> None:
         """These keys are now as in ``records``; those without a record are absent."""
         for key in record_keys:
@@ -90,7 +98,11 @@ def is_block(key: str) -> bool:
 
 def committed(changes: Iterable[Change], revision: int) -> list[Committed]:
     """The facts that a successful commit established: the new images of the blocks it wrote."""
-    return [Committed(change.key, revision, change.value) for change in changes if is_block(change.key)]
+    return [
+        Committed(change.key, revision, change.value)
+        for change in changes
+        if is_block(change.key) and (change.value is not None or change.expected)  # else only a comparison
+    ]
 
 
 def observed(changes: Iterable[Change], outcome: Outcome) -> list[Committed]:
@@ -122,7 +134,7 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | No
 def retire(ledger: Ledger, known: Known, block: Block) -> Batch:
     """The transaction that gives an empty block back: block, affinity and the reserve's share of it."""
     affinity = keys.affinity_key(ledger.node, block.net)
-    handle = HandleRecord(known.value(keys.handle_key(ledger.reserve_handle)))
+    handle = known.handle(ledger.reserve_handle)
     handle.set(block.cidr, 0)
     changes = (
         Change(keys.block_key(block.net), None, block.revision),
@@ -165,6 +177,8 @@ class _Draft:
             if self._room(block, handle):
                 self._free(block, ordinal, handle)
         if block.withdrawn and self._room(block, self.ledger.reserve_handle):
+            # Again, if it was told before: an IPReservation withdraws without a fact of its own.
+            self.before.append(Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn))))
             for ordinal in ordinals_of(block.withdrawn):
                 self._free(block, ordinal, self.ledger.reserve_handle)
         for assigned in block.unflushed.values():
@@ -281,7 +295,7 @@ class _Draft:
         gains: list[Change] = []
         losses: list[Change] = []
         for handle in sorted(self.handles):
-            record = HandleRecord(self.known.value(keys.handle_key(handle)))
+            record = self.known.handle(handle)
             before = sum(record.blocks.values())
             for cidr, image in self.images.items():
                 record.set(cidr, image.count(handle))

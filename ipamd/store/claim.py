@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from ipamd.core import keys, supply
-from ipamd.core.address import Cidr
+from ipamd.core.address import BITS, Cidr
 from ipamd.core.block import Block
 from ipamd.core.clock import Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import HandleRecord, affinity_record, new_block
+from ipamd.core.records import affinity_record, new_block
 from ipamd.store.base import Change, KeyRange, Outcome
 from ipamd.store.batch import Known, reserve_attribute
 
@@ -25,6 +25,12 @@ TRIES = 3
 
 WINDOW = 500
 """Keys a window: 20 kB at most."""
+
+MAX_STEPS = 1 << 18
+"""How far the walk is followed at all: a pool of /8 in blocks of /26."""
+
+NEIGHBOURS = 5000
+"""Keys read to see whether a smaller block is inside a claimed one: a /20 and its textual neighbours, of /32s."""
 
 LOOK_AHEAD = 8192
 """How far the walk is followed in search of holes in a window: a pool of /16 has 1,024 blocks of /26."""
@@ -52,7 +58,7 @@ class Search:
         return list(islice(holes, TRIES)) or list(islice(self._untried(walk(self._node, self.pool)), TRIES))
 
     def _untried(self, candidates: Iterable[Cidr]) -> Iterator[Cidr]:
-        return (cidr for cidr in candidates if keys.block_key(cidr) not in self._taken)
+        return (cidr for cidr in islice(candidates, MAX_STEPS) if keys.block_key(cidr) not in self._taken)
 
     @property
     def window(self) -> KeyRange:
@@ -63,7 +69,9 @@ class Search:
         """Take in the answer to a transaction in which no candidate was free."""
         for cidr in tried:
             key = keys.block_key(cidr)
-            if key in outcome.records:
+            if key in outcome.records or any(
+                keys.block_key(larger) in outcome.records for larger in self.pool.enclosing(cidr)
+            ):
                 self._taken.add(key)
         self._taken.update(outcome.window)
         if len(outcome.window) < WINDOW:
@@ -95,8 +103,9 @@ def walk(node: str, pool: Pool) -> Iterator[Cidr]:
 def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now) -> Sequence[Change]:
     """The change set that makes a block this node's, a share of it already in the reserve; empty: it has none to give.
 
-    In an order of which every prefix is safe: an affinity without a block is repaired by whoever meets it, a handle
-    that counts too many holds nothing back.
+    It also holds only while no larger block contains this one (comparisons without a change): a pool may have been
+    made anew with another block size while old blocks are in use. In an order of which every prefix is safe: an
+    affinity without a block is repaired by whoever meets it, a handle that counts too many holds nothing back.
     """
     record = new_block(cidr, f"host:{ledger.node}", now.unix)
     block = Block(str(cidr), ledger.node, ledger.reserve_handle)
@@ -109,13 +118,34 @@ def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now) -> Seq
     record.take(reserved, reserve_attribute(ledger, cidr.family, now.unix))
     affinity = keys.affinity_key(ledger.node, cidr)
     handle_key = keys.handle_key(ledger.reserve_handle)
-    handle = HandleRecord(known.value(handle_key))
+    handle = known.handle(ledger.reserve_handle)
     handle.set(str(cidr), len(reserved))
     return (
         Change(affinity, affinity_record("confirmed", known.value(affinity)), known.revision(affinity)),
         Change(handle_key, handle.encode(), known.revision(handle_key)),
         Change(keys.block_key(cidr), record.encode(), 0),
+        *(Change(keys.block_key(larger), None, 0) for larger in pool.enclosing(cidr)),
     )
+
+
+def neighbours(cidr: Cidr) -> KeyRange:
+    """The keys among which a smaller block inside this one would be."""
+    last = Cidr(cidr.family, cidr.base + cidr.size - 1, BITS[cidr.family])
+    first = Cidr(cidr.family, cidr.base, BITS[cidr.family])
+    prefix = _common_prefix(keys.block_key(first), keys.block_key(last))
+    return KeyRange(prefix, prefix + _END, NEIGHBOURS)
+
+
+def overlaps(cidr: Cidr, block_keys: Iterable[str]) -> bool:
+    """Whether any of these blocks shares addresses with ``cidr`` and is not ``cidr`` itself."""
+    for key in block_keys:
+        try:
+            other = keys.cidr_of(key)
+        except ValueError:  # no block's key: nobody can have addresses of it
+            continue
+        if other != cidr and other.overlaps(cidr):
+            return True
+    return False
 
 
 def _common_prefix(low: str, high: str) -> str:

@@ -10,8 +10,10 @@ never confirmed. May import trio, core and store.
 from collections.abc import Callable, Sequence
 
 import trio
+from msgspec import Struct
 
 from ipamd.core import keys
+from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
@@ -32,6 +34,18 @@ BACK_OFF = (0.1, 0.5)
 """First and longest wait after a failure (s)."""
 
 PREFIXES = (keys.POOLS, keys.RESERVATIONS)
+
+
+_UNREADABLE = "unreadable"
+"""In place of the owner of a block whose record cannot be understood."""
+
+
+class _Claim(Struct, frozen=True):
+    """An affinity of this node, understood."""
+
+    record: Record
+    cidr: Cidr
+    state: str
 
 
 class Sync:
@@ -77,8 +91,9 @@ class Sync:
     async def look(self) -> int:
         """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
         single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + self._ledger.node)
+        before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
         snapshot = await self._store.read(single, (*PREFIXES, self._affinities))
-        if snapshot.revision < self._ledger.revision:
+        if snapshot.revision < before:
             self._report("the store is older than what this node knew; believing the store", {})
             self._ledger.forget_revisions()
         affinities = [record for record in snapshot.records if self._is_affinity(record.key)]
@@ -94,13 +109,14 @@ class Sync:
         return snapshot.revision
 
     async def _look_at_blocks(self, affinities: Sequence[Record]) -> None:
+        claims = [claim for claim in map(self._claim, affinities) if claim is not None]
         wanted = {keys.block_key(block.net) for block in self._ledger.blocks.values()}
-        wanted |= {keys.block_key(keys.cidr_of(record.key)) for record in affinities}
+        wanted |= {keys.block_key(claim.cidr) for claim in claims}
         blocks = await self._store.read(sorted(wanted))
-        unsettled = [record for record in affinities if not self._settled(record, blocks)]
-        for record in unsettled:
-            await self._repair(record, blocks)
-        if unsettled:
+        unsettled = [claim for claim in claims if not self._settled(claim, blocks)]
+        if unsettled and not self._ledger.settings.locked:
+            for claim in unsettled:
+                await self._repair(claim, blocks)
             blocks = await self._store.read(sorted(wanted))
         present = {record.key for record in blocks.records}
         self._ledger.synced = True
@@ -112,21 +128,30 @@ class Sync:
     def _is_affinity(self, key: str) -> bool:
         return key.startswith(self._affinities)
 
-    def _settled(self, affinity: Record, blocks: Snapshot) -> bool:
-        owner = _block_owner(affinity, blocks)
-        return affinity_state(affinity.value) == "confirmed" and owner == f"host:{self._ledger.node}"
+    def _claim(self, record: Record) -> _Claim | None:
+        """Read one of this node's affinities; None, and a word about it, if it cannot be understood."""
+        try:
+            return _Claim(record, keys.cidr_of(record.key), affinity_state(record.value))
+        except ValueError as error:
+            self._report(
+                "cannot understand an affinity of this node, leaving it alone", {"key": record.key, "error": str(error)}
+            )
+            return None
 
-    async def _repair(self, affinity: Record, blocks: Snapshot) -> None:
+    def _settled(self, claim: _Claim, blocks: Snapshot) -> bool:
+        return claim.state == "confirmed" and _block_owner(claim.cidr, blocks) == f"host:{self._ledger.node}"
+
+    async def _repair(self, claim: _Claim, blocks: Snapshot) -> None:
         """Finish or undo a claim that was left half done; a conflict means that somebody else just did."""
-        if affinity_state(affinity.value) not in ("confirmed", "pending"):
+        owner = _block_owner(claim.cidr, blocks)
+        if claim.state not in ("confirmed", "pending") or owner == _UNREADABLE:
             return
-        cidr = keys.cidr_of(affinity.key)
-        owner = _block_owner(affinity, blocks)
+        affinity = claim.record
         confirmed = Change(affinity.key, affinity_record("confirmed", affinity.value), affinity.revision)
-        cut = any(pool.cuts(cidr) for pool in self._ledger.settings.pools.values())
+        cut = any(pool.cuts(claim.cidr) for pool in self._ledger.settings.pools.values())
         if owner is None and cut:
-            block = new_block(cidr, f"host:{self._ledger.node}", self._now().unix)
-            changes = [confirmed, Change(keys.block_key(cidr), block.encode(), 0)]
+            block = new_block(claim.cidr, f"host:{self._ledger.node}", self._now().unix)
+            changes = [confirmed, Change(keys.block_key(claim.cidr), block.encode(), 0)]
         elif owner == f"host:{self._ledger.node}":
             changes = [confirmed]
         else:
@@ -134,7 +159,9 @@ class Sync:
         outcome = await self._store.commit(changes)
         done = "finished" if changes[0].value else "dropped"
         if outcome.chosen is not None:
-            self._report(f"{done} a claim that was left half done", {"block": str(cidr), "owner": owner or "none"})
+            self._report(
+                f"{done} a claim that was left half done", {"block": str(claim.cidr), "owner": owner or "none"}
+            )
 
     # --- the watch --------------------------------------------------------------------------------------------
 
@@ -169,23 +196,25 @@ class Sync:
         if facts:
             self._record(facts)
         # A new affinity of this node that we did not write: Calico's plugin on this host claimed a block.
-        claimed = {
-            keys.block_key(keys.cidr_of(event.key))
+        affinities = [
+            Record(event.key, event.value, event.revision)
             for event in events
             if self._is_affinity(event.key) and event.value is not None
-        } - self._followed
+        ]
+        claims = [claim for claim in map(self._claim, affinities) if claim is not None]
+        claimed = {keys.block_key(claim.cidr) for claim in claims} - self._followed
         if claimed:
             blocks = await self._store.read(sorted(claimed))
             self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
 
 
-def _block_owner(affinity: Record, blocks: Snapshot) -> str | None:
-    """Whose block an affinity is about: its affinity ("" if it has none), or None if there is no such block."""
-    key = keys.block_key(keys.cidr_of(affinity.key))
+def _block_owner(cidr: Cidr, blocks: Snapshot) -> str | None:
+    """Whose block this is: its affinity ("" if it has none), or None if there is no such block."""
+    key = keys.block_key(cidr)
     for record in blocks.records:
         if record.key == key:
             try:
                 return BlockRecord(record.value).affinity or ""
             except RecordError:
-                return "unreadable"
+                return _UNREADABLE
     return None

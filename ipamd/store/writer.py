@@ -14,23 +14,26 @@ import trio
 from msgspec import Struct
 
 from ipamd.core import keys, supply
-from ipamd.core.address import parse_cidr
+from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.clock import Now
-from ipamd.core.errors import Code, NotDurableError, RefusedError
+from ipamd.core.errors import Code, NotDurableError
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import HandleRecord, RecordError
+from ipamd.core.records import HandleRecord
 from ipamd.core.reserve import RETRY_AFTER, Refusal
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
-from ipamd.store.claim import Search, claim
+from ipamd.store.claim import Search, claim, neighbours, overlaps
 
 BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
 
 TICK = 5.0
 """How often reserves decay and idle blocks are looked for when nothing else happens (s)."""
+
+PATIENCE = 10
+"""Conflicts in a row that are tried again at once: more are somebody's mistake, and not to be had at full speed."""
 
 RECONSIDER_AFTER = 60_000_000_000
 """How long an exhausted pool is left alone while nobody waits for it (ns)."""
@@ -67,12 +70,14 @@ class Writer:
         sync: Callable[[], Awaitable[None]],
         now: Callable[[], Now],
         settings: Writing,
+        report: Callable[[str, dict[str, str]], None],
     ) -> None:
         self._ledger, self._store, self._record, self._sync, self._now = ledger, store, record, sync, now
-        self._settings = settings
+        self._settings, self._report = settings, report
         self._known = batch.Known()
         self._woken = trio.Event()
         self._hurried = trio.Event()
+        self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
         self.progress = Progress()
         self.committed = trio.Event()
@@ -92,8 +97,11 @@ class Writer:
             try:
                 more = await self.step()
                 pause = BACK_OFF[0]
+                self.progress.last_error = ""
             except (StoreUnavailableError, StoreRefusedError, NotDurableError) as error:
                 self.progress.failures += 1
+                if str(error) != self.progress.last_error:
+                    self._report("cannot write the store", {"error": str(error)})
                 self.progress.last_error = str(error)
                 await trio.sleep(pause)
                 pause = min(pause * 2, BACK_OFF[1])
@@ -152,9 +160,17 @@ class Writer:
         outcome = await self._send([draft.changes])
         if outcome.chosen is None:
             self.progress.conflicts += 1
+            self._conflicts += 1
             self._known.learn((change.key for change in draft.changes), outcome.records)
+            for change in draft.changes:
+                found = outcome.records.get(change.key)
+                if found is not None and found.revision < change.expected:
+                    self._ledger.distrust(change.key)  # its history was rolled back
             self._record(batch.observed(draft.changes, outcome))
+            if self._conflicts > PATIENCE:
+                await trio.sleep(BACK_OFF[1])
         else:
+            self._conflicts = 0
             self._known.wrote(draft.changes, outcome.revision)
             self._record(batch.committed(draft.changes, outcome.revision))
         self._announce()
@@ -175,9 +191,17 @@ class Writer:
         self.progress.transactions += 1
         self.progress.operations += sum(map(len, sets))
         self._doubt = tuple({change.key for changes in sets for change in changes})
+        self._mark_doubtful(doubtful=True)
         outcome = await self._store.commit(*sets, window=search.window if search else None)
+        self._mark_doubtful(doubtful=False)
         self._doubt = ()
         return outcome
+
+    def _mark_doubtful(self, *, doubtful: bool) -> None:
+        for key in self._doubt:
+            block = self._ledger.blocks.get(str(keys.cidr_of(key))) if batch.is_block(key) else None
+            if block is not None:
+                block.doubtful = doubtful
 
     def _announce(self) -> None:
         done, self.committed = self.committed, trio.Event()
@@ -232,37 +256,50 @@ class Writer:
         return False
 
     def _refuse(self, pool: Pool, code: Code, why: str, now: int) -> None:
-        text = f"cannot assign an IPv{pool.family} address of pool {pool.name} ({pool.cidr}) on this node: {why}"
-        self._ledger.reserve(pool.name, now).refusal = Refusal(RefusedError(code, text), now)
+        self._ledger.reserve(pool.name, now).refusal = Refusal(code, why, now)
         self.on_supply()
 
     async def _claim(self, pool: Pool) -> None:
         search = Search(self._ledger.node, pool)
-        for block in self._ledger.blocks_of(pool.name):
+        for block in self._ledger.blocks.values():
             search.bar(block.net)
-        while True:
+        while not self._wholly_reserved(pool):
             now = self._now()
-            sets = []
             tried = search.candidates()
-            for cidr in tried:
-                changes = claim(self._ledger, self._known, pool, cidr, now)
-                if changes:
-                    sets.append(changes)
-                else:
-                    search.bar(cidr)
             if not tried:
-                why = f"all of its {pool.blocks} blocks are taken; add a pool, or free addresses"
-                self._refuse(pool, Code.EXHAUSTED, why, now.boot)
-                return
+                break
+            sets = {cidr: claim(self._ledger, self._known, pool, cidr, now) for cidr in tried}
+            for cidr in [cidr for cidr in tried if not sets[cidr] or await self._overlapped(cidr)]:
+                search.bar(cidr)
+                del sets[cidr]
             if not sets:
+                await trio.lowlevel.checkpoint()
                 continue
-            outcome = await self._send(sets, search)
+            outcome = await self._send(list(sets.values()), search)
             if outcome.chosen is not None:
-                self._claimed(pool, sets[outcome.chosen], outcome.revision)
+                self._claimed(pool, list(sets.values())[outcome.chosen], outcome.revision)
                 return
             self.progress.conflicts += 1
-            self._known.learn({change.key for changes in sets for change in changes}, outcome.records)
-            search.learn(tried, outcome)
+            self._known.learn({change.key for changes in sets.values() for change in changes}, outcome.records)
+            search.learn(list(sets), outcome)
+        why = f"none of its {pool.blocks} blocks is free; add a pool, or free addresses"
+        self._refuse(pool, Code.EXHAUSTED, why, self._now().boot)
+
+    def _wholly_reserved(self, pool: Pool) -> bool:
+        reservations = self._ledger.settings.reservations.values()
+        return any(cidr.contains(pool.cidr) for cidrs in reservations for cidr in cidrs)
+
+    async def _overlapped(self, cidr: Cidr) -> bool:
+        """Whether blocks of another size lie in this one: left from before its pool got another block size.
+
+        A larger block around it is looked for in the transaction itself; smaller ones inside cannot be named there.
+        """
+        if any(block.net.overlaps(cidr) for block in self._ledger.blocks.values()):
+            return True
+        if cidr.size == 1:
+            return False
+        _revision, found = await self._store.list_keys(neighbours(cidr))
+        return overlaps(cidr, found)
 
     def _claimed(self, pool: Pool, changes: Sequence[Change], revision: int) -> None:
         self.progress.claims += 1
@@ -275,6 +312,6 @@ class Writer:
 def _blocks_of(handle: bytes) -> list[str]:
     """The CIDRs of the blocks in which a handle holds addresses; none if its record cannot be understood."""
     try:
-        return list(HandleRecord(handle).blocks)
-    except RecordError:
+        return [str(parse_cidr(cidr)) for cidr in HandleRecord(handle).blocks]
+    except ValueError:  # RecordError is one
         return []

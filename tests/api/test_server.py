@@ -682,7 +682,7 @@ async def test_stop_ends_after_its_grace(tmp_path, mock_clock):
         await run.served.wait()
         assert await client.receive() == (
             503,
-            b'{"code":11,"msg":"cannot serve the request: ipamd is stopping; try again later"}',
+            b'{"cniVersion":"1.1.0","code":11,"msg":"cannot serve the request: ipamd is stopping; try again later"}',
         )
         assert (await half.receive())[0] == 408
         assert run.crashes == []

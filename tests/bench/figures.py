@@ -24,15 +24,23 @@ def spread(durations: Sequence[int]) -> Spread:
 
 
 class Processes(Struct, frozen=True):
-    """One lane of the whole-process measure: the plugin from before its start until after its end.
+    """One lane of the whole-process measure: a plugin from before its start until after its end.
 
-    ``bursts`` are the times that ``AT_ONCE`` ADDs took that were started together.
+    ``burst`` is how long ``AT_ONCE`` ADDs took that were started together.
     """
 
-    lane: str
     add: Spread
     delete: Spread
-    bursts: Spread
+    burst: Spread
+
+
+class Comparison(Struct, frozen=True):
+    """The plugin against a daemon on one store, and the two it is compared with, measured by turns in one run."""
+
+    store: str
+    ipamd: Processes
+    echo: Processes
+    host_local: Processes
 
 
 class Load(Struct, frozen=True):
@@ -51,9 +59,12 @@ class Load(Struct, frozen=True):
     delete: Spread
 
 
+STORES = ("embedded", "etcd")
+
+
 class Figures(Struct, frozen=True):
     """One run of the benchmark."""
 
     machine: dict[str, str]
-    processes: list[Processes]
+    comparisons: list[Comparison]
     loads: list[Load]

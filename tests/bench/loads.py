@@ -7,11 +7,11 @@ what is measured is the daemon and not the wait for addresses.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.bench.figures import Load, spread
+from tests.bench.figures import STORES, Load, spread
 from tests.bench.processes import POOL
 from tests.bench.programs import pinned, run_program
 from tests.daemon_process import Daemon, network, wait_for
@@ -28,7 +28,7 @@ def measure(directory: Path, programs: Path, bursts: int, pairs: int) -> list[Lo
     config = directory / "load.json"
     config.write_text(json.dumps(network()))
     loads = []
-    for store in ("embedded", "etcd"):
+    for store in STORES:
         with _daemon(directory / store, store) as daemon:
             client = _Client(daemon, programs / "load", config)
             client.warm()
@@ -81,9 +81,7 @@ class _Client:
         took, _each = self._ask(connections, "ADD,DEL", pairs)
         rates = {verb: bursts * BURST * 1e9 / elapsed[verb] for verb in elapsed}
         mixed = 2 * pairs * 1e9 / took
-        return Load(
-            store, connections, rates["ADD"], rates["DEL"], mixed, spread(times["ADD"]), spread(times["DEL"])
-        )
+        return Load(store, connections, rates["ADD"], rates["DEL"], mixed, spread(times["ADD"]), spread(times["DEL"]))
 
     def _ask(self, connections: int, verbs: str, count: int) -> tuple[int, list[int]]:
         """One call of the client, when nothing is left to flush; its nanoseconds, and those of each request."""
@@ -102,8 +100,3 @@ class _Client:
         if daemon.metric("ipamd_unflushed_facts"):
             return False
         return not full or daemon.metric("ipamd_reserve_addresses") >= BURST
-
-
-def rows_expected() -> Sequence[tuple[str, int]]:
-    """Store and connections of each measure."""
-    return [(store, connections) for store in ("embedded", "etcd") for connections in CONNECTIONS]

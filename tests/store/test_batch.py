@@ -446,7 +446,11 @@ def prefixes_are_safe(before: Cluster, draft: Batch) -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "add", "del", "flush", "vanish"]), st.integers(0, 9), st.sampled_from([(4,), (6,), (4, 6)])),
+        st.tuples(
+            st.sampled_from(["add", "add", "del", "flush", "vanish"]),
+            st.integers(0, 9),
+            st.sampled_from([(4,), (6,), (4, 6)]),
+        ),
         max_size=40,
     )
 )
@@ -459,7 +463,7 @@ def test_every_prefix_of_a_transaction_is_safe(history: list[tuple[str, int, tup
         case.claim("four", index)
         case.claim("six", index)
     for kind, number, families in history:
-        if kind == "add" and f"c{number}" not in {who.container for who in case.ledger.holdings}:
+        if kind == "add" and min(case.ledger.available("four"), case.ledger.available("six")):
             case.add(f"c{number}", *families)
         elif kind == "del":
             case.delete(f"c{number}")
@@ -494,3 +498,47 @@ def test_the_same_inputs_make_the_same_transaction() -> None:
         return made
 
     assert once() == once()
+
+
+def test_a_given_up_transaction_that_arrives_late_does_not_take_a_pods_address() -> None:
+    """A transaction that was lost, looked for in vain and then arrives after all is overruled where it disagrees.
+
+    It names a pod that is gone meanwhile, and whose address a living pod has got from memory.
+    """
+    case = Case(ReservePolicy(minimum=1))
+    case.pool("p", "10.0.0.0/30", blockSize=30)
+    case.ledger.reserve("p", case.boot).level = 4
+    case.claim("p")
+    place = case.add("gone").places[0]
+    adrift = case.gather()
+    assert adrift is not None
+    case.delete("gone")
+    assert case.gather() is None  # settled: the store does not know of it
+    living = {name: case.add(name).places[0] for name in ("a", "b", "c", "d")}
+    assert place == living["d"]
+    assert case.cluster.commit(adrift.changes).chosen == 0
+    case.hear()
+    case.flush()
+    allocations = case.cluster.allocations()
+    assert {name: allocations[held][0] for name, held in living.items()} == {
+        name: f"k8s-pod-network.{name}" for name in living
+    }
+    assert case.cluster.handles() == case.cluster.counted()
+
+
+def test_a_given_up_transaction_that_arrives_late_leaks_nothing() -> None:
+    """The same when nobody has got the address meanwhile: it goes back into the reserve."""
+    case = Case(ReservePolicy(minimum=4))
+    case.pool("p", "10.0.0.0/30", blockSize=30)
+    case.claim("p")
+    case.add("gone")
+    adrift = case.gather()
+    assert adrift is not None
+    case.delete("gone")
+    assert case.gather() is None
+    assert case.cluster.commit(adrift.changes).chosen == 0
+    case.hear()
+    case.flush()
+    assert case.cluster.handles() == case.cluster.counted()
+    assert case.cluster.handles().keys() == {RESERVE}
+    assert case.ledger.available("p") == 4

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from ipamd.core import keys
 from ipamd.core.records import BlockRecord, attribute
@@ -13,7 +14,7 @@ from tests.nodes import Node, add_request, pool_record
 
 
 @pytest.fixture
-def store(autojump_clock: trio.testing.MockClock) -> MemoryStore:
+def store() -> MemoryStore:
     """A store that takes a millisecond a call and has one IPv4 and one IPv6 pool."""
     store = MemoryStore(delay=0.001)
     store.put(*pool_record("default-ipv4-ippool", "192.168.0.0/16", blockSize=26))
@@ -26,7 +27,9 @@ def block_of(store: MemoryStore, cidr: str) -> dict[str, Any]:
     return json.loads(store.records[keys.block_key(keys.parse_cidr(cidr))].value)
 
 
-async def test_a_node_claims_a_block_of_each_version_before_the_first_pod(store: MemoryStore) -> None:
+async def test_a_node_claims_a_block_of_each_version_before_the_first_pod(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
     """A node that just started has one block of each IP version, with a reserve in it, in one transaction each."""
     async with Node("n1", store).running() as node:
         await trio.sleep(1)
@@ -34,7 +37,9 @@ async def test_a_node_claims_a_block_of_each_version_before_the_first_pod(store:
         assert store.calls["commit"] == 2
 
 
-async def test_an_add_from_the_reserve_makes_no_call_to_the_store(store: MemoryStore) -> None:
+async def test_an_add_from_the_reserve_makes_no_call_to_the_store(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
     """An ADD is answered while the store is away, from what it already gave the node."""
     async with Node("n1", store).running() as node:
         await trio.sleep(1)
@@ -45,7 +50,7 @@ async def test_an_add_from_the_reserve_makes_no_call_to_the_store(store: MemoryS
         assert store.calls == calls
 
 
-async def test_a_flush_writes_block_and_handles_together(store: MemoryStore) -> None:
+async def test_a_flush_writes_block_and_handles_together(autojump_clock: MockClock, store: MemoryStore) -> None:
     """After a flush the block names the pod, and its handle counts the address; the reserve is full again."""
     async with Node("n1", store).running() as node:
         await trio.sleep(1)
@@ -59,7 +64,7 @@ async def test_a_flush_writes_block_and_handles_together(store: MemoryStore) -> 
         assert node.ledger.available("default-ipv4-ippool") >= 15
 
 
-async def test_a_deleted_pod_leaves_no_record(store: MemoryStore) -> None:
+async def test_a_deleted_pod_leaves_no_record(autojump_clock: MockClock, store: MemoryStore) -> None:
     """After DEL and flush the ordinal is free, or in reserve, and the handle is gone."""
     async with Node("n1", store).running() as node:
         await trio.sleep(1)
@@ -71,7 +76,9 @@ async def test_a_deleted_pod_leaves_no_record(store: MemoryStore) -> None:
         assert all(b"k8s-pod-network.a" not in record.value for record in store.records.values())
 
 
-async def test_a_burst_is_served_from_new_blocks_in_few_transactions(store: MemoryStore) -> None:
+async def test_a_burst_is_served_from_new_blocks_in_few_transactions(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
     """1,000 ADDs at once get 1,000 addresses, with at most 80 transactions."""
     async with Node("n1", store).running() as node:
         await trio.sleep(1)
@@ -89,7 +96,7 @@ async def test_a_burst_is_served_from_new_blocks_in_few_transactions(store: Memo
         assert store.calls["commit"] - before <= 80
 
 
-async def test_a_lost_reply_is_one_more_look(store: MemoryStore) -> None:
+async def test_a_lost_reply_is_one_more_look(autojump_clock: MockClock, store: MemoryStore) -> None:
     """A commit that took effect although its reply was lost neither repeats nor loses anything."""
     async with Node("n1", store).running() as node:
         await trio.sleep(1)
@@ -103,7 +110,9 @@ async def test_a_lost_reply_is_one_more_look(store: MemoryStore) -> None:
         }
 
 
-async def test_a_deleted_pod_with_a_borrowed_address_is_found_by_its_handle(store: MemoryStore) -> None:
+async def test_a_deleted_pod_with_a_borrowed_address_is_found_by_its_handle(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
     """A DEL of a pod to which Calico's plugin gave an address of another node's block releases it there."""
     async with Node("n2", store).running() as lender:
         await trio.sleep(1)

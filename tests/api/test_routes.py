@@ -1,0 +1,277 @@
+"""The table of the API: every path with its method, its access rule and the exact form of what it answers."""
+
+import json
+
+import pytest
+
+from ipamd.api.access import Access, Peer, Rule
+from ipamd.api.http import Request, Response
+from ipamd.api.routes import Reports, Router, public, table
+from ipamd.core.facts import Committed
+from tests.api.plugin_call import ROOT, Path, call
+
+OWN, GROUP = 990, 991
+DAEMON = Peer(2, OWN, OWN)
+READER = Peer(3, 1000, 1000, (4, GROUP))
+READER_BY_GROUP = Peer(4, 1000, GROUP)
+STRANGER = Peer(5, 1000, 1000, (4,))
+OVER_TCP = Peer(0, -1, -1)
+
+
+class Api:
+    """All routes over a node with one pod, and a readiness that the test sets."""
+
+    def __init__(self) -> None:
+        self.path = Path()
+        self.path.supply("10.0.0.0/29", {0: "ipamd-reserve-n1", 1: "ipamd-reserve-n1", 4: "k8s-pod-network.old"})
+        self.path.ask(call())
+        self.reason = ""
+        reports = Reports(
+            lambda: {"status": "s"},
+            lambda: {"config": "c"},
+            lambda: ("text/plain; version=0.0.4", b"m 1\n"),
+            lambda: self.reason,
+            lambda: 0,
+        )
+        self.router = Router(table(self.path.handlers, self.path.ledger, reports), Access(OWN, GROUP))
+        self.tcp = Router(public(reports), Access(OWN, GROUP))
+
+    def get(self, path: str, peer: Peer = ROOT, method: str = "GET") -> Response:
+        """Answer a request without a body."""
+        response = self.router(Request(method, path, "", {}, b"", keep_alive=True), peer)
+        assert isinstance(response, Response)
+        return response
+
+    def json(self, path: str) -> object:
+        """The value that a path shows."""
+        response = self.get(path)
+        assert (response.status, response.content_type) == (200, "application/json")
+        assert response.body.endswith(b"\n")
+        return json.loads(response.body)
+
+
+@pytest.fixture
+def api() -> Api:
+    """See Api."""
+    return Api()
+
+
+ROUTES = {
+    "/": ("GET", Rule.ANYONE),
+    "/v1/cni": ("POST", Rule.ADMIN),
+    "/v1/pools": ("GET", Rule.READ),
+    "/v1/blocks": ("GET", Rule.READ),
+    "/v1/allocations": ("GET", Rule.READ),
+    "/v1/reserve": ("GET", Rule.READ),
+    "/v1/status": ("GET", Rule.READ),
+    "/v1/config": ("GET", Rule.READ),
+    "/metrics": ("GET", Rule.ANYONE),
+    "/healthz": ("GET", Rule.ANYONE),
+    "/readyz": ("GET", Rule.ANYONE),
+}
+
+
+def test_the_index_lists_every_route(api: Api) -> None:
+    """GET / names each path but itself, with its method, who may call it, and what it is for."""
+    listed = api.json("/")
+    assert isinstance(listed, list)
+    assert {each["path"]: (each["method"], Rule[each["access"].upper()]) for each in listed} == {
+        path: rule for path, rule in ROUTES.items() if path != "/"
+    }
+    assert all(set(each) == {"method", "path", "access", "what"} and each["what"] for each in listed)
+
+
+ALLOWED = {
+    Rule.ADMIN: [ROOT, DAEMON],
+    Rule.READ: [ROOT, DAEMON, READER, READER_BY_GROUP],
+    Rule.ANYONE: [ROOT, DAEMON, READER, READER_BY_GROUP, STRANGER, OVER_TCP],
+}
+
+
+@pytest.mark.parametrize("peer", ALLOWED[Rule.ANYONE], ids=["root", "daemon", "reader", "by-group", "stranger", "tcp"])
+@pytest.mark.parametrize("path", ROUTES)
+def test_who_may_call_what(api: Api, path: str, peer: Peer) -> None:
+    """CNI calls are root's and the daemon's, views the group's as well, health and metrics anybody's."""
+    method, rule = ROUTES[path]
+    response = api.get(path, peer, method)
+    assert (response.status == 403) == (peer not in ALLOWED[rule])
+    if response.status == 403:
+        answer = json.loads(response.body)
+        assert answer["msg"].startswith(f"cannot serve {path} to uid {peer.uid}: only root")
+        assert ("Ipamd-Exit", "1") in response.headers
+
+
+def test_without_a_group_only_root_and_the_daemon_read() -> None:
+    """No socket_group: nobody else may read, whatever groups they are in."""
+    access = Access(OWN, None)
+    assert not any(access.allows(Rule.READ, peer) for peer in (READER, READER_BY_GROUP, STRANGER, OVER_TCP))
+    assert all(access.allows(Rule.READ, peer) for peer in (ROOT, DAEMON))
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1", "/v1/", "/v1/cni/", "/V1/CNI", "/v1/pools/x", "//", "/%2e"])
+def test_an_unknown_path_is_404(api: Api, path: str) -> None:
+    """What is not in the table is not there, and the answer says where the table is."""
+    response = api.get(path)
+    assert response.status == 404
+    assert json.loads(response.body)["msg"] == f"cannot serve {path}: there is no such path; GET / lists them"
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "HEAD", "get"])
+def test_another_method_is_405(api: Api, path: str, method: str) -> None:
+    """A path answers its own method only, and says which that is."""
+    allowed, _rule = ROUTES[path]
+    response = api.get(path, method=method)
+    if method == allowed:
+        assert response.status != 405
+        return
+    assert (response.status, ("Allow", allowed) in response.headers) == (405, True)
+    assert json.loads(response.body)["msg"] == f"cannot serve {method} {path}: only {allowed}"
+
+
+def test_a_405_is_told_before_who_may_call(api: Api) -> None:
+    """Which methods a path has is no secret: GET / says it to anybody."""
+    assert api.get("/v1/cni", STRANGER).status == 405
+
+
+def test_over_tcp_there_are_only_numbers_and_health(api: Api) -> None:
+    """The second listener has no CNI and no views, not even for root."""
+    for path in ROUTES:
+        response = api.tcp(Request("GET", path, "", {}, b"", keep_alive=True), OVER_TCP)
+        assert isinstance(response, Response)
+        assert (response.status == 200) == (path in ("/", "/metrics", "/healthz", "/readyz"))
+
+
+def test_pools(api: Api) -> None:
+    """A pool with its share on this node, and why it does not serve, if it does not."""
+    assert api.json("/v1/pools") == [
+        {
+            "name": "four",
+            "cidr": "10.0.0.0/16",
+            "block_size": 29,
+            "disabled": False,
+            "node_selector": "all()",
+            "excluded": "",
+            "blocks": 1,
+            "addresses_in_use": 2,
+            "addresses_in_reserve": 1,
+        },
+        {
+            "name": "six",
+            "cidr": "fd00::/64",
+            "block_size": 125,
+            "disabled": False,
+            "node_selector": "all()",
+            "excluded": "",
+            "blocks": 0,
+            "addresses_in_use": 0,
+            "addresses_in_reserve": 0,
+        },
+    ]
+
+
+def test_blocks(api: Api) -> None:
+    """A block by what its addresses are; they add up to its size, when nothing is contested."""
+    assert api.json("/v1/blocks") == [
+        {
+            "cidr": "10.0.0.0/29",
+            "pool": "four",
+            "affine": True,
+            "revision": 3,
+            "size": 8,
+            "in_use": 2,
+            "in_reserve": 1,
+            "unreserved": 5,
+            "unflushed": 1,
+            "contested": 0,
+        }
+    ]
+
+
+def test_allocations(api: Api) -> None:
+    """Each address in use: whose it is, since when, and whether the store says so too."""
+    listed = api.json("/v1/allocations")
+    assert isinstance(listed, list)
+    since = listed[0].pop("since")
+    assert since.endswith("Z")
+    assert listed == [
+        {
+            "address": "10.0.0.0",
+            "block": "10.0.0.0/29",
+            "ordinal": 0,
+            "handle": "k8s-pod-network.c1",
+            "network": "k8s-pod-network",
+            "container": "c1",
+            "interface": "eth0",
+            "namespace": "default",
+            "pod": "web",
+            "flushed": False,
+        },
+        {
+            "address": "10.0.0.4",
+            "block": "10.0.0.0/29",
+            "ordinal": 4,
+            "handle": "k8s-pod-network.old",
+            "network": "k8s-pod-network",
+            "container": "old",
+            "interface": "",
+            "namespace": "",
+            "pod": "",
+            "since": "",
+            "flushed": True,
+        },
+    ]
+
+
+def test_the_reserve(api: Api) -> None:
+    """The addresses that can be handed out, the next one first, and how many are missing."""
+    listed = api.json("/v1/reserve")
+    assert isinstance(listed, list)
+    assert listed[0] == {
+        "pool": "four",
+        "target": 4,
+        "available": 1,
+        "missing": 3,
+        "waiting": 0,
+        "refusal": "",
+        "addresses": ["10.0.0.1"],
+    }
+
+
+def test_a_contested_address_is_shown_as_not_flushed(api: Api) -> None:
+    """An address that the store gives to another is in use here, contested, and not flushed."""
+    from ipamd.core import keys
+    from ipamd.core.address import parse_cidr
+    from tests.core.blocks import image
+
+    value = image("10.0.0.0/29", {0: "k8s-pod-network.far"}, node="n2")
+    api.path.ledger.apply(Committed(keys.block_key(parse_cidr("10.0.0.0/29")), 99, value))
+    assert api.json("/v1/blocks")[0]["contested"] == 1  # type: ignore[index] # a list of objects
+    assert api.json("/v1/allocations")[0]["flushed"] is False  # type: ignore[index] # a list of objects
+
+
+def test_what_the_daemon_reports(api: Api) -> None:
+    """Status and configuration are the daemon's own words; metrics have Prometheus' content type."""
+    assert (api.json("/v1/status"), api.json("/v1/config")) == ({"status": "s"}, {"config": "c"})
+    metrics = api.get("/metrics", OVER_TCP)
+    assert (metrics.status, metrics.content_type, metrics.body) == (200, "text/plain; version=0.0.4", b"m 1\n")
+
+
+def test_health_and_readiness(api: Api) -> None:
+    """A daemon that answers is healthy; it is ready, or says why it is not, with 503."""
+    assert api.json("/healthz") == {"healthy": True}
+    assert api.json("/readyz") == {"ready": True, "reason": ""}
+    api.reason = "the datastore is locked"
+    response = api.get("/readyz", OVER_TCP)
+    assert (response.status, json.loads(response.body)) == (503, {"ready": False, "reason": "the datastore is locked"})
+
+
+def test_no_view_changes_anything(api: Api) -> None:
+    """Reading every view leaves the ledger as it was."""
+    from tests.core.snapshot import differences, snapshot
+
+    before = snapshot(api.path.ledger)
+    for path, (method, _rule) in ROUTES.items():
+        if method == "GET":
+            api.get(path)
+    assert differences(snapshot(api.path.ledger), before) == []
