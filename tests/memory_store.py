@@ -41,6 +41,7 @@ class MemoryStore:
 
     @property
     def connected(self) -> bool:
+        """Whether the store answers."""
         return not self.away
 
     async def _call(self, kind: str) -> None:
@@ -50,6 +51,7 @@ class MemoryStore:
             raise StoreUnavailableError("memory: away")
 
     async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
+        """See ``Store.read``."""
         await self._call("read")
         found = [
             record
@@ -59,6 +61,7 @@ class MemoryStore:
         return Snapshot(self.revision, tuple(found))
 
     async def list_keys(self, window: KeyRange) -> tuple[int, tuple[str, ...]]:
+        """See ``Store.list_keys``."""
         await self._call("list")
         return self.revision, self._window(window)
 
@@ -66,6 +69,7 @@ class MemoryStore:
         return tuple(key for key in sorted(self.records) if window.start <= key < window.end)[: window.limit]
 
     async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        """See ``Store.commit``."""
         await self._call("commit")
         self.commits.append(alternatives)
         for chosen, changes in enumerate(alternatives):
@@ -114,11 +118,12 @@ class MemoryStore:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator["MemoryWatch"]:
+        """See ``Store.watch``."""
         self.calls["watch"] += 1
         yield MemoryWatch(self)
 
     async def aclose(self) -> None:
-        pass
+        """There is nothing to let go of."""
 
 
 class MemoryWatch:
@@ -129,10 +134,12 @@ class MemoryWatch:
         self._names: dict[str, tuple[bool, int]] = {}
 
     def add(self, name: str, revision: int, *, prefix: bool = False) -> None:
+        """See ``Watch.add``."""
         self._names.setdefault(name, (prefix, revision))
         self._store._announce()
 
     def remove(self, name: str) -> None:
+        """See ``Watch.remove``."""
         self._names.pop(name, None)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Event]]:

@@ -108,7 +108,7 @@ class Path:
         self.ledger.apply(Committed(key, self.revision, value))
 
     def supply(self, cidr: str, owners: Mapping[int, str] | int) -> None:
-        """The store gives this node a block, with these owners or so many ordinals in reserve; those who wait get it."""
+        """The store gives this node a block, with these owners or so many ordinals in reserve; who waits gets it."""
         held = dict.fromkeys(range(owners), RESERVE) if isinstance(owners, int) else owners
         self.commit(keys.block_key(parse_cidr(cidr)), image(cidr, held))
         self.waiting.serve()

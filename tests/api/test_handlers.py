@@ -21,6 +21,7 @@ def path() -> Path:
 
 
 def who(container: str = "c1", interface: str = "eth0") -> Attachment:
+    """An attachment by its container and interface."""
     return Attachment("k8s-pod-network", container, interface)
 
 
@@ -308,9 +309,8 @@ async def test_a_del_ends_the_wait_of_the_add_it_overtook(autojump_clock: trio.t
         nursery.start_soon(ask)
         await trio.sleep(1)
         assert path.ask(call(CNI_COMMAND="DEL")).status == 200
-        with trio.fail_after(0.1):
-            while not answers:
-                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers
     assert error_of(answers[0])["code"] == 103
     path.supply("10.0.0.0/29", 1)
     assert not path.ledger.holdings

@@ -10,10 +10,12 @@ CIDR = "10.0.0.0/29"
 
 
 def reserved(*ordinals: int) -> dict[int, str]:
+    """These ordinals in our reserve, in this order."""
     return dict.fromkeys(ordinals, RESERVE)
 
 
 def give(target: Block, ordinal: int, container: str = "a") -> None:
+    """Let a container hold an ordinal."""
     target.assign(ordinal, assigned(container, (CIDR, ordinal)))
 
 

@@ -23,6 +23,7 @@ from tests.core.captured import captured
 
 
 def cases(kind: keys.Kind) -> list[object]:
+    """The captured records of a kind, each with a readable name."""
     return [pytest.param(key, value, id=f"{name}:{key.rpartition('/')[2]}") for name, key, value in captured(kind)]
 
 
@@ -152,7 +153,10 @@ def test_a_block_in_cooldown_keeps_its_released_addresses() -> None:
 
 def test_an_old_block_without_a_map_of_sequences_gets_one_before_its_end() -> None:
     """A block from before sequenceNumberForAllocation is written with the map where Calico puts it."""
-    value = b'{"cidr":"10.0.0.0/31","affinity":null,"allocations":[null,null],"unallocated":[0,1],"attributes":[],"deleted":false}'
+    value = (
+        b'{"cidr":"10.0.0.0/31","affinity":null,"allocations":[null,null],"unallocated":[0,1],"attributes":[],'
+        b'"deleted":false}'
+    )
     assert list(json.loads(BlockRecord(value).encode()))[-3:] == [
         "sequenceNumber",
         "sequenceNumberForAllocation",

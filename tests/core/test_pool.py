@@ -11,14 +11,17 @@ from ipamd.core.records import RecordError
 
 
 def pool(name: str, cidr: str = "10.0.0.0/16", size: int = 26, **values: object) -> Pool:
+    """A pool, by default an IPv4 one."""
     return Pool(name, parse_cidr(cidr), size, **values)  # type: ignore[arg-type] # a test's shorthand
 
 
 def resource(**spec: object) -> bytes:
+    """An IPPool record with this spec."""
     return json.dumps({"metadata": {"name": "p"}, "spec": spec}).encode()
 
 
 def refusal(pools: list[Pool], named: tuple[str, ...] = (), family: int = 4) -> str:
+    """The text with which no pool is chosen."""
     with pytest.raises(RefusedError) as refused:
         choose(pools, family, named, "default/web")
     assert refused.value.code is Code.NO_POOL

@@ -12,6 +12,7 @@ AFTER = GROWTH_PAUSE
 
 
 def grown(times: int) -> Reserve:
+    """A reserve after so many doublings."""
     reserve = Reserve(POLICY, 0)
     for step in range(times):
         reserve.grow((step + 1) * AFTER)

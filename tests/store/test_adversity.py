@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.lowlevel
 
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
@@ -143,7 +144,7 @@ async def test_a_reserved_address_is_not_handed_out_from_the_moment_the_reservat
         spec = b'{"metadata":{"name":"r"},"spec":{"reservedCIDRs":["10.0.0.0/30"]}}'
         store.put(keys.RESERVATIONS + "r", spec)
         while not node.ledger.settings.reservations:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         assert head == 0
         assert await addresses(node, ["a"]) == ["10.0.0.4"]
 

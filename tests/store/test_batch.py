@@ -29,10 +29,12 @@ def case() -> Case:
 
 
 def block_keys(draft: Batch) -> list[str]:
+    """The keys of the blocks that a transaction writes."""
     return [change.key for change in draft.changes if keys.kind_of(change.key) is keys.Kind.BLOCK]
 
 
 def handles(draft: Batch) -> dict[str, dict[str, int] | None]:
+    """What a transaction makes of handles; None: it deletes the record."""
     return {
         keys.name_of(change.key): json.loads(change.value)["block"] if change.value else None
         for change in draft.changes
@@ -176,9 +178,7 @@ def test_a_handle_that_a_stranger_deleted_is_written_again() -> None:
 # --- the reserve ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("size", "reserved"), [(28, 14), (29, 6), (30, 4), (31, 2), (32, 1)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("size", "reserved"), [(28, 14), (29, 6), (30, 4), (31, 2), (32, 1)], ids=str)
 def test_two_ordinals_of_a_block_stay_for_the_node_agent(size: int, reserved: int) -> None:
     """A block of 8 or more keeps two ordinals unreserved, for tunnel addresses; smaller ones cannot afford it."""
     case = Case()

@@ -29,14 +29,17 @@ def store() -> MemoryStore:
 
 
 def affinity_key(cidr: str, node: str = "n1") -> str:
+    """The key of a node's affinity."""
     return keys.affinity_key(node, parse_cidr(cidr))
 
 
 def block_key(cidr: str) -> str:
+    """The key of a block."""
     return keys.block_key(parse_cidr(cidr))
 
 
 def block(cidr: str, owner: str | None, *handles: str) -> bytes:
+    """A block's record, its first ordinals held by these handles."""
     record = new_block(parse_cidr(cidr), owner or "", 1)
     record.affinity = owner
     for ordinal, handle in enumerate(handles):

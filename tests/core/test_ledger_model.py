@@ -1,0 +1,498 @@
+"""The promise, against a dumb model: no address in two live pods, no acknowledged address lost, nothing leaked.
+
+A state machine of ADDs, DELs, flushes that stop at any stage, lost replies, strangers at the same records, operators'
+hands, full disks and restarts. After every step the ledger is sound, equal to what its state file would make of a
+fresh one, and every address that a live pod was told of is, in the store, the pod's or this node's reserve.
+"""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ipamd.core import keys, supply
+from ipamd.core.address import parse_cidr
+from ipamd.core.check import check
+from ipamd.core.clock import Now
+from ipamd.core.errors import Code, RefusedError
+from ipamd.core.facts import Attachment, Committed, Fact, Place, Released, Withdrawn
+from ipamd.core.ledger import Ledger
+from ipamd.core.request import AddRequest, Shortage
+from ipamd.core.reserve import ReservePolicy
+from ipamd.store import batch
+from ipamd.store.base import Change, Outcome
+from ipamd.store.claim import claim
+from tests.core.blocks import NODE, RESERVE
+from tests.core.cluster import Cluster
+from tests.core.snapshot import differences, replay, snapshot
+from tests.nodes import pool_record
+
+POLICY = ReservePolicy(minimum=3, maximum=6)
+POOLS = {4: ("four", "10.0.0.0/27", 29), 6: ("six", "fd00::/123", 125)}
+CLUSTER_INFORMATION = b'{"spec":{"datastoreReady":%s}}'
+
+containers = st.sampled_from(["a", "b", "c", "d", "e"])
+interfaces = st.sampled_from(["eth0", "eth0", "eth0", "net1"])
+families = st.sampled_from([(4,), (4,), (6,), (4, 6)])
+ago = st.sampled_from([0, 0, 0, 1, 3, 10])
+limits = st.sampled_from([batch.Limits(), batch.Limits(operations=4), batch.Limits(size=1500)])
+
+
+class Promise(RuleBasedStateMachine):
+    """One node's ledger, its state file as a list of facts, and the cluster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = Cluster()
+        self.journal: list[Fact] = []
+        self.ledger = Ledger(NODE, POLICY)
+        self.ledger.synced = True
+        self.known = batch.Known()
+        self.boot = 100
+        self.live: dict[Attachment, tuple[Place, ...]] = {}
+        self.deleted: dict[Attachment, int] = {}
+        self.foreign: dict[Place, str] = {}
+        self.tainted: set[Place] = set()
+        """Taken by an operator's hand from a living pod: whoever does this owns what follows."""
+        self.forgotten: set[str] = set()
+        """Handles of DELs that could not be written to the state file: a restart may bring them back, unused."""
+        self.seen: dict[Place, str] = {}
+        """The handles in the block images that the ledger has seen."""
+        self.flight: batch.Batch | None = None
+        self.outcome: Outcome | None = None
+        self.doubt: set[str] = set()
+        self.adrift: list[batch.Batch] = []
+        self.serial = 0
+
+    def now(self) -> Now:
+        """Both clocks, a nanosecond later each time."""
+        self.boot += 1
+        return Now(1_000_000 + self.boot, self.boot)
+
+    def record(self, facts: list[Fact]) -> None:
+        """Facts reach the state file and the ledger."""
+        self.journal.extend(facts)
+        for fact in facts:
+            self.ledger.apply(fact)
+            if isinstance(fact, Committed) and batch.is_block(fact.key):
+                self.see(fact)
+
+    def see(self, fact: Committed) -> None:
+        """Remember the handles of an image that the ledger has taken in."""
+        cidr = str(keys.cidr_of(fact.key))
+        block = self.ledger.blocks.get(cidr)
+        if block is not None and block.revision != fact.revision:
+            return
+        self.seen = {place: handle for place, handle in self.seen.items() if place.block != cidr}
+        record = None if block is None else block.record
+        if record is not None:
+            for ordinal in range(record.cidr.size):
+                owner = record.owner(ordinal)
+                if owner is not None:
+                    self.seen[Place(cidr, ordinal)] = owner.handle
+
+    def put(self, key: str, value: bytes) -> None:
+        """A setting changes, and the watch tells."""
+        record = self.cluster.records.get(key)
+        self.cluster.commit([Change(key, value, record.revision if record else 0)])
+        self.record([Committed(key, self.cluster.revision, value)])
+
+    @initialize()
+    def pools_exist(self) -> None:
+        """There is a pool of each IP version."""
+        for name, cidr, size in POOLS.values():
+            self.put(*pool_record(name, cidr, blockSize=size))
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def decide(
+        self, container: str, interface: str, wanted: tuple[int, ...], started: int
+    ) -> tuple[AddRequest, object]:
+        """The ledger decides an ADD; a refusal or a shortage changes nothing."""
+        who = Attachment("k8s-pod-network", container, interface)
+        request = AddRequest(who, wanted, {"pod": container, "namespace": "ns"}, started)
+        before = snapshot(self.ledger)
+        try:
+            decided = self.ledger.add(request, self.now())
+        except RefusedError as error:
+            decided = error
+        if isinstance(decided, RefusedError):
+            assert snapshot(self.ledger) == before
+            assert decided.code in (Code.DELETED, Code.TRY_AGAIN_LATER, Code.NO_POOL)
+            late = self.deleted.get(who, -1) >= started
+            assert (decided.code is Code.DELETED) == late or who.handle in self.forgotten
+            return request, None
+        if isinstance(decided, Shortage):
+            assert snapshot(self.ledger) == before
+            assert self.ledger.available(decided.pool) == 0
+            return request, None
+        assert who in self.live or self.deleted.get(who, -1) < started or who.handle in self.forgotten
+        return request, decided
+
+    @rule(
+        container=containers,
+        interface=interfaces,
+        wanted=families,
+        ago=ago,
+        durable=st.sampled_from([True] * 5 + [False]),
+    )
+    def add(self, container: str, interface: str, wanted: tuple[int, ...], ago: int, durable: bool) -> None:
+        """An ADD, which may have begun a while ago, and whose facts may not reach the state file."""
+        images = dict(self.seen)
+        request, decided = self.decide(container, interface, wanted, self.boot - ago)
+        if decided is None:
+            return
+        who, got = request.attachment, decided.assigned.places
+        if who in self.live:
+            assert (decided.facts, got) == ((), self.live[who])
+            return
+        if not decided.facts:  # no runtime does that: an ADD again, after a DEL that a restart forgot
+            assert who.handle in self.forgotten
+            self.tainted |= {place for place in got if self.cluster.allocations().get(place, ("",))[0] != who.handle}
+        elif not durable:
+            self.ledger.undo(decided.assigned)
+            return
+        else:
+            assert [parse_cidr(place.block).family for place in got] == list(wanted)
+            assert all(images[place] in (RESERVE, who.handle) for place in got)
+        self.journal.extend(decided.facts)
+        assert not {place for places in self.live.values() for place in places} & set(got)
+        self.live[who] = got
+
+    @rule(container=containers, interface=interfaces, ago=ago, durable=st.sampled_from([True] * 5 + [False]))
+    def delete(self, container: str, interface: str, ago: int, durable: bool) -> None:
+        """A DEL, which succeeds also when the state file cannot be written."""
+        who = Attachment("k8s-pod-network", container, interface)
+        started = self.boot - ago
+        facts = self.ledger.delete(who, f"ns.{container}", started).facts
+        held = self.live.pop(who, ())
+        released = [place for fact in facts if isinstance(fact, Released) for place in fact.places]
+        assert set(held) <= set(released)
+        assert who not in self.ledger.holdings
+        self.deleted[who] = max(started, self.deleted.get(who, started))
+        if durable:
+            self.journal.extend(facts)
+        else:
+            self.forgotten.add(who.handle)
+
+    # --- the writer, stage by stage ---------------------------------------------------------------------------
+
+    def idle(self) -> bool:
+        """The writer begins a transaction only after a full look, and when the outcome of the last one is known."""
+        return self.ledger.synced and self.flight is None and not self.doubt
+
+    @precondition(lambda self: self.idle())
+    @rule(limits=limits)
+    def gather(self, limits: batch.Limits) -> None:
+        """The writer makes its next transaction; what it takes back is withdrawn before it is sent."""
+        for block in self.ledger.blocks.values():
+            block.settle()
+        self.start(batch.gather(self.ledger, self.known, limits, self.now()))
+
+    @precondition(lambda self: self.idle() and not self.ledger.settings.locked)
+    @rule()
+    def retire(self) -> None:
+        """A minute passes; an empty block goes back."""
+        for block in self.ledger.blocks.values():
+            block.settle()
+        supply.idle_block(self.ledger, self.now().boot)
+        self.boot += supply.IDLE_BLOCK
+        idle = supply.idle_block(self.ledger, self.boot)
+        if idle is not None:
+            self.start(batch.retire(self.ledger, self.known, idle))
+
+    def start(self, draft: batch.Batch | None) -> None:
+        """A transaction is about to be sent; what it takes back nobody holds."""
+        if draft is None:
+            return
+        assert len({change.key for change in draft.changes}) == len(draft.changes)
+        held = {place for places in self.live.values() for place in places}
+        for fact in draft.before:
+            assert isinstance(fact, Withdrawn)
+            assert not held & {Place(fact.block, ordinal) for ordinal in fact.ordinals}
+        self.record(list(draft.before))
+        self.flight, self.outcome = draft, None
+
+    @precondition(lambda self: self.flight is not None and self.outcome is None)
+    @rule()
+    def arrive(self) -> None:
+        """The transaction reaches the store."""
+        self.outcome = self.cluster.commit(self.flight.changes)
+
+    @precondition(lambda self: self.outcome is not None)
+    @rule()
+    def reply(self) -> None:
+        """The writer hears what became of it."""
+        flight, outcome = self.flight, self.outcome
+        self.flight = self.outcome = None
+        if outcome.chosen is None:
+            self.known.learn((change.key for change in flight.changes), outcome.records)
+            self.record(list(batch.observed(flight.changes, outcome)))
+        else:
+            self.known.wrote(flight.changes, outcome.revision)
+            self.record(list(batch.committed(flight.changes, outcome.revision)))
+
+    @precondition(lambda self: self.flight is not None)
+    @rule()
+    def lose(self) -> None:
+        """The transaction or its reply is lost: the outcome is not known, and if it did not arrive it still may."""
+        self.doubt = {change.key for change in self.flight.changes}
+        if self.outcome is None:
+            self.adrift.append(self.flight)
+        self.flight = self.outcome = None
+
+    @precondition(lambda self: self.adrift)
+    @rule()
+    def drift_in(self) -> None:
+        """A transaction that was given up arrives after all, if the records are still as it expects."""
+        self.cluster.commit(self.adrift.pop(0).changes)
+
+    @precondition(lambda self: self.doubt)
+    @rule()
+    def look_again(self) -> None:
+        """The writer reads what became of its records."""
+        self.known.learn(self.doubt, self.cluster.records)
+        for key in self.doubt:
+            self.watch(key)
+        self.doubt = set()
+
+    @precondition(lambda self: self.idle() and not self.ledger.settings.locked)
+    @rule(family=st.sampled_from([4, 6]), index=st.integers(0, 3))
+    def claim(self, family: int, index: int) -> None:
+        """The writer claims a block, if it is free."""
+        pool = self.ledger.settings.pools[POOLS[family][0]]
+        if pool.disabled or not supply.wants_block(self.ledger, pool, self.boot):
+            return
+        changes = claim(self.ledger, self.known, pool, pool.block(index), self.now())
+        self.start(batch.Batch(tuple(changes)))
+        self.arrive()
+        self.reply()
+
+    # --- the watch --------------------------------------------------------------------------------------------
+
+    def watch(self, key: str) -> None:
+        """The watch brings the current state of one block."""
+        if not batch.is_block(key):
+            return
+        record = self.cluster.records.get(key)
+        fact = Committed(key, record.revision, record.value) if record else Committed(key, self.cluster.revision, None)
+        self.record([fact])
+
+    @rule()
+    def catch_up(self) -> None:
+        """The watch, or after a restart the first look, brings all that strangers did to this node's blocks."""
+        for cidr in list(self.ledger.blocks):
+            self.watch(keys.block_key(parse_cidr(cidr)))
+        for cidr, block in self.cluster.blocks().items():
+            if block.affinity == f"host:{NODE}":
+                self.watch(keys.block_key(parse_cidr(cidr)))
+        self.ledger.synced = True
+
+    # --- strangers --------------------------------------------------------------------------------------------
+
+    def free_places(self) -> list[Place]:
+        """All free ordinals of all blocks."""
+        return [Place(cidr, ordinal) for cidr, block in self.cluster.blocks().items() for ordinal in block.unallocated]
+
+    @precondition(lambda self: self.free_places())
+    @rule(data=st.data())
+    def borrow(self, data: st.DataObject) -> None:
+        """Another node's pod takes a free address of our blocks."""
+        place = data.draw(st.sampled_from(self.free_places()))
+        self.serial += 1
+        self.foreign[place] = f"k8s-pod-network.far{self.serial}"
+        self.cluster.take(place, self.foreign[place], {"node": "n2", "pod": "far", "namespace": "x"})
+
+    @precondition(lambda self: self.foreign)
+    @rule(data=st.data())
+    def give_borrowed_back(self, data: st.DataObject) -> None:
+        """Another node's pod goes."""
+        place = data.draw(st.sampled_from(sorted(self.foreign, key=str)))
+        del self.foreign[place]
+        self.cluster.free(place)
+
+    @precondition(lambda self: self.free_places())
+    @rule(data=st.data(), container=containers)
+    def calicos_plugin_adds(self, data: st.DataObject, container: str) -> None:
+        """Calico's plugin on this node gives a container an address under the handle that we would use."""
+        if any(who.container == container for who in self.live):
+            return
+        place = data.draw(st.sampled_from(self.free_places()))
+        secondary = {"node": NODE, "pod": container, "namespace": "ns", "timestamp": "then"}
+        self.cluster.take(place, f"k8s-pod-network.{container}", secondary)
+        self.forgotten.add(f"k8s-pod-network.{container}")
+
+    @precondition(lambda self: self.free_places())
+    @rule(data=st.data())
+    def take_tunnel_address(self, data: st.DataObject) -> None:
+        """The node agent takes its tunnel address out of our block."""
+        place = data.draw(st.sampled_from(self.free_places()))
+        self.foreign[place] = f"vxlan-tunnel-addr-{NODE}"
+        self.cluster.take(place, self.foreign[place], {"node": NODE, "type": "vxlanTunnelAddress"})
+
+    @precondition(lambda self: any(h == RESERVE for h, _node, _kind in self.cluster.allocations().values()))
+    @rule(data=st.data())
+    def operator_frees_reserve(self, data: st.DataObject) -> None:
+        """An operator frees reserved addresses, under a lock: before anybody else writes, the watch has told us."""
+        places = [place for place, (handle, _n, _k) in self.cluster.allocations().items() if handle == RESERVE]
+        place = data.draw(st.sampled_from(places))
+        self.cluster.free(place)
+        self.tainted |= {place} & {held for places in self.live.values() for held in places}
+        self.watch(keys.block_key(parse_cidr(place.block)))
+
+    @precondition(lambda self: any(place not in self.tainted for places in self.live.values() for place in places))
+    @rule(data=st.data())
+    def operator_frees_a_pods_address(self, data: st.DataObject) -> None:
+        """An operator frees the address of a living pod; nobody has told us yet."""
+        there = self.cluster.allocations().keys() - self.foreign.keys()
+        places = [place for places in self.live.values() for place in places if place in there]
+        if places:
+            place = data.draw(st.sampled_from(places))
+            self.tainted.add(place)
+            self.cluster.free(place)
+
+    @precondition(lambda self: self.cluster.blocks())
+    @rule(data=st.data())
+    def another_node_reclaims_an_empty_block(self, data: st.DataObject) -> None:
+        """A block in which the store shows no allocation is deleted, and perhaps claimed, by another node."""
+        cidr = data.draw(st.sampled_from(sorted(self.cluster.blocks())))
+        if not any(place.block == cidr for place in self.cluster.allocations()):
+            self.cluster.drop(cidr, NODE)
+            if data.draw(st.booleans()):
+                self.cluster.make(cidr, "host:n2", self.boot)
+
+    @precondition(lambda self: self.cluster.blocks())
+    @rule(data=st.data())
+    def operator_deletes_a_block(self, data: st.DataObject) -> None:
+        """A block is deleted beneath the living pods; the watch tells us before anybody takes its addresses."""
+        cidr = data.draw(st.sampled_from(sorted(self.cluster.blocks())))
+        self.tainted |= {place for places in self.live.values() for place in places if place.block == cidr}
+        self.foreign = {place: handle for place, handle in self.foreign.items() if place.block != cidr}
+        self.cluster.drop(cidr, NODE)
+        self.watch(keys.block_key(parse_cidr(cidr)))
+
+    # --- the cluster's settings -------------------------------------------------------------------------------
+
+    @rule(ready=st.sampled_from([b"true", b"true", b"false"]))
+    def lock_or_unlock(self, ready: bytes) -> None:
+        """The datastore is locked or unlocked."""
+        self.put(keys.CLUSTER_INFORMATION, CLUSTER_INFORMATION % ready)
+
+    @rule(family=st.sampled_from([4, 6]), disabled=st.sampled_from([False, False, True]))
+    def disable_or_enable(self, family: int, disabled: bool) -> None:
+        """A pool is disabled or enabled."""
+        name, cidr, size = POOLS[family]
+        self.put(*pool_record(name, cidr, blockSize=size, disabled=disabled))
+
+    # --- crashes ----------------------------------------------------------------------------------------------
+
+    @rule(checkpoint=st.booleans())
+    def restart(self, checkpoint: bool) -> None:
+        """The daemon is killed and started again from its state file; what was under way is in the store or not."""
+        if checkpoint:
+            self.checkpoint()
+        self.ledger = replay(NODE, POLICY, self.journal)
+        self.known = batch.Known()
+        if self.flight is not None and self.outcome is None:
+            self.arrive()  # what a dead process has sent is in the store, or nowhere, by the time of the first look
+        self.flight = self.outcome = None
+        self.doubt = set()
+        self.adrift = []
+        self.seen = {}
+        for cidr, block in self.ledger.blocks.items():
+            self.see(Committed(keys.block_key(parse_cidr(cidr)), block.revision, block.value))
+
+    @rule()
+    def checkpoint(self) -> None:
+        """The state file is rewritten."""
+        before = snapshot(self.ledger)
+        self.journal = list(self.ledger.checkpoint())
+        assert differences(snapshot(replay(NODE, POLICY, self.journal)), before) == []
+        self.forgotten |= {who.handle for who in self.ledger.holdings if who not in self.live}
+
+    # --- the promise ------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_ledger_is_sound(self) -> None:
+        """No invariant is broken, but where an operator gave a living pod's address away."""
+        findings = [finding for finding in check(self.ledger) if "says the store" not in finding]
+        assert findings == []
+        for block in self.ledger.blocks.values():
+            assert {block.place(o) for o in block.contested} <= self.tainted | self.unused()
+
+    def unused(self) -> set[Place]:
+        """What the ledger holds for attachments that are gone: DELs that a restart forgot."""
+        return {p for who, held in self.ledger.holdings.items() if who not in self.live for p in held.places}
+
+    @invariant()
+    def every_live_pod_is_known(self) -> None:
+        """No acknowledged address is lost, and nobody else is thought to be alive."""
+        for who, places in self.live.items():
+            assert self.ledger.holdings[who].places == places
+        for who in self.ledger.holdings.keys() - self.live.keys():
+            assert who.handle in self.forgotten
+
+    @invariant()
+    def no_address_is_in_two_live_pods(self) -> None:
+        """One ordinal, one pod: here and on other nodes."""
+        places = [place for held in self.live.values() for place in held]
+        assert len(places) == len(set(places))
+        assert set(places) & set(self.foreign) <= self.tainted
+
+    @invariant()
+    def what_live_pods_hold_nobody_else_can_take(self) -> None:
+        """In the store itself, at any instant, a living pod's ordinal is its own or in our reserve."""
+        allocations = self.cluster.allocations()
+        for who, places in self.live.items():
+            for place in places:
+                holder = allocations.get(place, ("", "", ""))[0]
+                assert place in self.tainted or holder in (RESERVE, who.handle), (who, place, holder)
+        self.tainted &= {place for places in self.live.values() for place in places}
+
+    @invariant()
+    def the_state_file_makes_an_equal_ledger(self) -> None:
+        """A restart at this very moment would change nothing."""
+        if not self.forgotten:
+            assert differences(snapshot(replay(NODE, POLICY, self.journal)), snapshot(self.ledger)) == []
+
+    def teardown(self) -> None:
+        """Left alone, the store becomes what this node wants, and nothing else."""
+        if not self.ledger.settings.pools:
+            return
+        self.put(keys.CLUSTER_INFORMATION, CLUSTER_INFORMATION % b"true")
+        self.flight = self.outcome = None
+        while self.adrift:
+            self.drift_in()
+        self.look_again()
+        self.known = batch.Known()
+        self.catch_up()
+        for _round in range(40):
+            self.gather(batch.Limits())
+            if self.flight is None:
+                break
+            self.arrive()
+            self.reply()
+        assert self.flight is None, "the writer never comes to rest"
+        assert not any(block.dirty for block in self.ledger.blocks.values())
+        allocations = self.cluster.allocations()
+        for who, places in self.live.items():
+            for place in places:
+                assert allocations[place][0] == who.handle or place in self.tainted
+        handles = {who.handle for who in self.live} | self.forgotten
+        for place, (handle, node, kind) in allocations.items():
+            if node == NODE and not kind:
+                assert handle in handles, f"{place} leaked under {handle}"
+        says, counted = self.cluster.handles(), self.cluster.counted()
+        says.pop(RESERVE, None)
+        counted.pop(RESERVE, None)
+        assert says == counted
+
+
+Promise.TestCase.settings = settings(
+    max_examples=600,
+    stateful_step_count=50,
+    report_multiple_bugs=False,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+test_the_promise = pytest.mark.filterwarnings("default")(Promise.TestCase)
