@@ -344,6 +344,7 @@ class Daemon:
                 headers.get("cni-command", "?"),
                 container=headers.get("cni-containerid", ""),
                 interface=headers.get("cni-ifname", ""),
+                plugin=headers.get("ipamd-plugin", ""),
                 status=response.status,
                 answer=response.body.decode(errors="replace") if response.status != 200 else "",
                 pid=peer.pid,

@@ -62,15 +62,19 @@ def table(handlers: Handlers, ledger: Ledger, reports: Reports) -> tuple[Route, 
 
 
 def public(reports: Reports) -> tuple[Route, ...]:
-    """The routes that may also be served over TCP: nothing but numbers and yes or no."""
+    """The routes that are also served over TCP: nothing but numbers, and yes or no.
+
+    Why not is told only to who could read the rest of the socket too: a reason may name endpoints and pods.
+    """
 
     def metrics(_request: Request, _peer: Peer) -> Response:
         content_type, body = reports.metrics()
         return Response(200, body, content_type)
 
-    def ready(_request: Request, _peer: Peer) -> Response:
+    def ready(_request: Request, peer: Peer) -> Response:
         reason = reports.ready()
-        return _json({"ready": not reason, "reason": reason}, 503 if reason else 200)
+        told = reason if peer.uid >= 0 else ""
+        return _json({"ready": not reason, "reason": told}, 503 if reason else 200)
 
     return (
         Route("GET", "/metrics", Rule.ANYONE, "metrics for Prometheus", metrics),

@@ -316,7 +316,8 @@ def test_a_configuration_without_version_is_the_first(path: Path) -> None:
             config("9.9.9"),
             1,
             (
-                "cannot answer in CNI version 9.9.9: the versions spoken are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0; "
+                "cannot answer in CNI version 9.9.9: the versions spoken are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, "
+                "1.1.0; "
                 "correct cniVersion in the network configuration"
             ),
         ),

@@ -63,7 +63,10 @@ def test_dual_stack_is_all_or_nothing(path: Path) -> None:
     answer = error_of(path.ask(call(both, CNI_CONTAINERID="c2")))
     assert (answer["code"], answer["msg"]) == (
         100,
-        "cannot assign an IPv6 address to default/web: there is no IPv6 pool; enable or create a pool that serves this node",
+        (
+            "cannot assign an IPv6 address to default/web: there is no IPv6 pool; "
+            "enable or create a pool that serves this node"
+        ),
     )
     assert who("c2") not in path.ledger.holdings
     assert path.ledger.available("four") == 7
@@ -76,7 +79,9 @@ def test_an_add_that_cannot_be_written_down_leaves_nothing(path: Path) -> None:
     assert error_of(response) == {
         "cniVersion": "1.0.0",
         "code": 5,
-        "msg": "cannot assign an address to container c1: cannot write the state file: No space left on device; make room",
+        "msg": (
+            "cannot assign an address to container c1: cannot write the state file: No space left on device; make room"
+        ),
     }
     assert response.status == 500
     assert path.log == ["observe 5"]

@@ -114,7 +114,7 @@ def test_a_release_by_another_handle_changes_nothing() -> None:
 
 
 def test_a_release_while_its_write_is_under_way_is_not_forgotten() -> None:
-    """A pod that an operator's hand had freed, written again and deleted meanwhile, is freed when the write is known."""
+    """A pod whose address an operator freed, written again and deleted meanwhile: freed when the write is known."""
     target = block(CIDR, {0: "k8s-pod-network.a"})
     give(target, 0)
     merge(target, {}, 2)

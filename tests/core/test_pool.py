@@ -84,7 +84,8 @@ def test_the_error_lists_all_pools_in_name_order() -> None:
 def test_the_error_says_that_there_is_no_pool() -> None:
     """Where no pool of the version exists, that is what the error says."""
     assert refusal([pool("four")], family=6) == (
-        "cannot assign an IPv6 address to default/web: there is no IPv6 pool; enable or create a pool that serves this node"
+        "cannot assign an IPv6 address to default/web: there is no IPv6 pool; "
+        "enable or create a pool that serves this node"
     )
 
 

@@ -455,7 +455,7 @@ def prefixes_are_safe(before: Cluster, draft: Batch) -> None:
     )
 )
 def test_every_prefix_of_a_transaction_is_safe(history: list[tuple[str, int, tuple[int, ...]]]) -> None:
-    """After each single change every pod's ordinal is counted by its handle, and every block of ours has an affinity."""
+    """After each single change every pod's ordinal is counted by its handle, every block of ours has an affinity."""
     case = Case()
     case.pool("four", "10.0.0.0/16", blockSize=28)
     case.pool("six", "fd00::/64", blockSize=124)

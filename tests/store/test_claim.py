@@ -205,7 +205,7 @@ def taken_block(cidr: Cidr) -> tuple[str, bytes]:
 
 
 async def test_a_claim_never_lists_values(autojump_clock: trio.testing.MockClock) -> None:
-    """However full the pool, a claim reads no values but its own records', and lists only keys beside its candidates."""
+    """A claim reads no values but its own records', and lists only keys beside its candidates."""
     store = MemoryStore(delay=0.001)
     store.put(*pool_record("p", "10.0.0.0/16"))
     target = of_blocks(1024)
