@@ -40,6 +40,7 @@ class Daemon:
         *flags: str,
         env: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
+        ready: bool = True,
     ) -> None:
         self.directory = directory
         self.node = node
@@ -47,13 +48,14 @@ class Daemon:
         self.flags = flags
         self.env = dict(env or {})
         self.wrapper = wrapper
+        self._ready_on_entry = ready
         self.log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Daemon":
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self.start()
+            self.start(ready=self._ready_on_entry)
         except BaseException:
             self.kill()  # what does not get ready must not live on
             raise

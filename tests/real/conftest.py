@@ -39,8 +39,8 @@ def start(etcd: EtcdProcess, tmp_path: Path) -> Iterator[Start]:
         build.build()
     with ExitStack() as stack:
 
-        def start(node: str = "node-a", *flags: str) -> Daemon:
-            daemon = Daemon(tmp_path / node, node, "--etcd-endpoints", etcd.endpoint, *flags)
+        def start(node: str = "node-a", *flags: str, ready: bool = True) -> Daemon:
+            daemon = Daemon(tmp_path / node, node, "--etcd-endpoints", etcd.endpoint, *flags, ready=ready)
             return stack.enter_context(daemon)
 
         yield start

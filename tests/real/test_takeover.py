@@ -240,10 +240,10 @@ def test_borrowed_addresses_are_released_in_the_other_nodes_block(etcd: EtcdProc
 
 
 def test_limits_and_addresses_in_cooldown_are_respected(etcd: EtcdProcess, start: Start) -> None:
-    """With all blocks that the limit allows in use, and others' addresses cooling down, an ADD names the limit."""
+    """With all blocks that the limit allows in use, and others' addresses cooling down, ADD and readiness name it."""
     before = put(etcd, captured("limits"))
-    daemon = start("node-a")
-    wait_for(lambda: daemon.get("/v1/status")["store"]["synced"])
+    daemon = start("node-a", ready=False)
+    wait_for(lambda: "this node has 2 blocks, the limit" in daemon.get("/readyz", quiet=True).get("reason", ""))
     assert {view["container"] for view in daemon.get("/v1/allocations")} == {"m0", "m3", "m4", "m5", "m6", "m7"}
     assert daemon.add("m5") == ["10.40.0.237"]
     status, body = daemon.post("ADD", "new")
