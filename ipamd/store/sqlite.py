@@ -67,7 +67,7 @@ class SqliteFile:
         if self._closed:
             raise StoreUnavailableError(f"cannot use the store {self.path}: it is closed")
         if self._db is None:
-            db = sqlite3.connect(self.path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 _use_wal(db)
                 db.execute("PRAGMA synchronous=NORMAL")

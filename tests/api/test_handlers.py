@@ -98,6 +98,8 @@ def test_an_add_that_cannot_be_written_down_leaves_a_foreign_allocation() -> Non
     path.full = True
     assert error_of(path.ask(call()))["code"] == 5
     assert not path.ledger.blocks["10.0.0.0/29"].dirty
+    assert path.ledger.available("four") == 0  # nobody else may get it
+    assert path.ledger.blocks["10.0.0.0/29"].adopted == {"k8s-pod-network.c1": [3]}
     path.full = False
     assert addresses_of(path.ask(call())) == ["10.0.0.3/29"]
 

@@ -10,7 +10,7 @@ from ipamd.core import keys, supply
 from ipamd.core.address import parse_cidr
 from ipamd.core.facts import Place, Withdrawn
 from ipamd.core.reserve import ReservePolicy
-from ipamd.store.batch import Batch, Limits
+from ipamd.store.batch import Batch, Limits, gather
 from tests.core.cluster import Cluster
 from tests.store.cases import Case
 
@@ -542,3 +542,13 @@ def test_a_given_up_transaction_that_arrives_late_leaks_nothing() -> None:
     assert case.cluster.handles() == case.cluster.counted()
     assert case.cluster.handles().keys() == {RESERVE}
     assert case.ledger.available("p") == 4
+
+
+def test_a_release_frees_nothing_but_the_releasers_own(case: Case) -> None:
+    """A pod that is gone before the store heard of it: its ordinal is the reserve's there, and is not freed."""
+    place = case.add("a").places[0]
+    case.delete("a")
+    draft = gather(case.ledger, case.known, Limits(), case.now)  # before anything is settled
+    if draft is not None:
+        assert case.send(draft).chosen == 0
+    assert case.cluster.allocations()[place][0] == RESERVE

@@ -1,0 +1,60 @@
+"""Single cases of the ledger that the model meets too rarely: replays, and words of the store that come late."""
+
+from ipamd.core import keys
+from ipamd.core.address import parse_cidr
+from ipamd.core.check import check
+from ipamd.core.facts import Committed, Fact, Place, Released
+from ipamd.core.reserve import ReservePolicy
+from tests.core.blocks import NODE, RESERVE, assigned, attachment, image
+from tests.core.snapshot import differences, replay, snapshot
+
+CIDR = "10.0.0.0/29"
+KEY = keys.block_key(parse_cidr(CIDR))
+POLICY = ReservePolicy()
+
+
+def committed(revision: int, owners: dict[int, str] | None, node: str = NODE) -> Committed:
+    """The store's word about the block; None: it is not there."""
+    return Committed(KEY, revision, None if owners is None else image(CIDR, owners, node=node))
+
+
+def test_a_deleted_block_stays_deleted_after_a_checkpoint() -> None:
+    """An older image that arrives after the state file was rewritten does not bring the block's reserve back."""
+    ledger = replay(NODE, POLICY, [committed(5, {0: RESERVE}), committed(9, None)])
+    again = replay(NODE, POLICY, [*ledger.checkpoint(), committed(7, {0: RESERVE})])
+    assert again.blocks == {}
+
+
+def test_a_replayed_holding_that_the_store_gives_to_another_is_contested() -> None:
+    """From a checkpoint the image comes before the holding: the other's allocation is not to be overwritten."""
+    facts: list[Fact] = [committed(5, {0: "k8s-pod-network.a"}), assigned("a", (CIDR, 0))]
+    ledger = replay(NODE, POLICY, [*facts, committed(6, {0: "k8s-pod-network.far"}, node="n2")])
+    again = replay(NODE, POLICY, list(ledger.checkpoint()))
+    assert again.blocks[CIDR].contested == {0: "k8s-pod-network.far"}
+    assert again.blocks[CIDR].unflushed == {}
+    assert differences(snapshot(again), snapshot(ledger)) == []
+
+
+def test_an_address_given_on_has_one_holder_after_a_replay() -> None:
+    """A DEL that never reached the state file: who got the address afterwards has it, the deleted one nothing."""
+    facts: list[Fact] = [committed(5, {0: RESERVE, 1: RESERVE}), assigned("gone", (CIDR, 0)), assigned("b", (CIDR, 0))]
+    ledger = replay(NODE, POLICY, facts)
+    assert list(ledger.holdings) == [attachment("b")]
+    assert check(ledger) == []
+
+
+def test_a_mark_of_a_del_does_not_end_a_later_holding_in_a_checkpoint() -> None:
+    """Deleted, then added again: a rewritten state file keeps both the mark and the address."""
+    facts: list[Fact] = [committed(5, {0: RESERVE}), Released(attachment("a"), attachment("a").handle, (), 7)]
+    ledger = replay(NODE, POLICY, [*facts, assigned("a", (CIDR, 0))])
+    again = replay(NODE, POLICY, list(ledger.checkpoint()))
+    assert again.holdings[attachment("a")].places == (Place(CIDR, 0),)
+    assert again.tombstones == {attachment("a"): 7}
+
+
+def test_a_block_at_the_key_of_another_is_damaged() -> None:
+    """A record copied to a wrong key is not believed: its ordinals would be other addresses."""
+    value = image("10.0.0.8/29", {0: RESERVE})
+    ledger = replay(NODE, POLICY, [Committed(KEY, 5, value)])
+    assert ledger.damaged == {KEY: "the block at the key of 10.0.0.0/29 says that it is 10.0.0.8/29"}
+    assert not ledger.blocks
