@@ -160,7 +160,7 @@ _TEXTS = {
     "store_connected": "Whether the store could be reached last (1) or not (0)",
     "store_locked": "Whether the datastore is locked (1) or not (0)",
     "unflushed_facts": "Assignments and releases that the store does not have yet",
-    "unflushed_age_seconds": "Age of the oldest of them",
+    "unflushed_age_seconds": "Upper bound of the age of the oldest of them",
     "flush_transactions_total": "Transactions sent to the store",
     "flush_operations_total": "Operations in these transactions",
     "flush_conflicts_total": "Transactions refused because a record had changed",

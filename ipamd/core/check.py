@@ -1,4 +1,4 @@
-"""The invariants of a ledger, as a list of those that are broken. Tests, recovery and people call it alike."""
+"""The invariants of a ledger, as a list of those that are broken. What a ledger is tested by at every step."""
 
 from collections.abc import Iterator
 

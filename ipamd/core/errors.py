@@ -22,7 +22,7 @@ class Code(IntEnum):
     NO_POOL = 100
     """No pool serves the request."""
     EXHAUSTED = 101
-    """The pools that serve the request have no free address."""
+    """The pools that serve the request have no free address here, and no free block."""
     BLOCK_LIMIT = 102
     """The node may not claim another block."""
     DELETED = 103

@@ -51,7 +51,7 @@ class Released(Struct, frozen=True, tag="released", tag_field="t"):
     """An attachment gave up these places of one handle (none: it was unknown).
 
     ``started`` is when the DEL began (CLOCK_BOOTTIME, ns): an ADD of the same attachment that began earlier and
-    arrives later is refused. 0 leaves no such mark: an ADD that was undone before anybody heard of it.
+    arrives later is refused. 0 leaves no such mark: the release ends no attachment that is known.
     """
 
     attachment: Attachment

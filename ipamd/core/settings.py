@@ -1,4 +1,4 @@
-"""What the cluster tells a node, beside its blocks: pools, reservations, IPAM configuration, lock, its labels.
+"""What the cluster tells a node, beside its blocks: pools, reservations, IPAM configuration, lock.
 
 Holds the raw records (for the checkpoint) and their meaning. A record that cannot be understood leaves the last
 meaning of its key in force and raises RecordError.

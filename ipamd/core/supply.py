@@ -1,6 +1,7 @@
 """What a node's blocks should give it: how many addresses to reserve, from which block, and what to give back.
 
-Pure functions of the ledger. The writer of the store asks them before each transaction; nothing here changes state.
+Pure functions of the ledger. The writer of the store asks them before each transaction; they change nothing that it
+holds (``idle_block`` notes since when a block is empty).
 """
 
 from ipamd.core.block import Block

@@ -49,7 +49,8 @@ class Change(Struct, frozen=True):
 ChangeSet = Sequence[Change]
 """Changes that belong together, in an order of which every prefix is safe.
 
-Allocate: handle before block. Release: block before handle. Claim: affinity pending, block, affinity confirmed.
+Allocate: handle before block. Release: block before handle. Claim: affinity, handle, block (a store of single
+objects writes the affinity twice: pending, and confirmed when the block is there).
 etcd and the embedded store commit a set whole; a store that writes single objects applies it in order and stops
 at the first that fails. A key appears at most once in a set.
 """
@@ -107,7 +108,10 @@ class Watch(Protocol):
         """Stop watching ``name``; events already under way may still arrive."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[Event]]:
-        """Batches of events; never ends by itself."""
+        """Batches of events; never ends by itself.
+
+        Raises CompactedError, or StoreRefusedError (login, permission); nothing is watched any more then.
+        """
 
 
 class Store(Protocol):
