@@ -5,9 +5,7 @@ more, finish what is under way, write what the store does not have yet if it ans
 rest.
 """
 
-import hashlib
 import os
-import signal
 import socket
 import sys
 import time
@@ -27,13 +25,13 @@ from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd
 from ipamd.api.waiting import Waiting
-from ipamd.config import Config, split_address
+from ipamd.config import Config
 from ipamd.core.address import parse_cidr
-from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Committed, Fact, Released, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
+from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
 from ipamd.journal.errors import JournalError
 from ipamd.journal.journal import Journal, OpenReport
 from ipamd.logs import get_logger
@@ -86,8 +84,8 @@ def _sentence(error: Exception) -> str:
 
 
 async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run passes positions
-    _lock = _only_daemon(config)
-    journal, facts, report = Journal.open(config.state_dir, config.node, _boot_id())
+    _lock = only_daemon(config)
+    journal, facts, report = Journal.open(config.state_dir, config.node, boot_id())
     _log.info("state file read", path=str(config.state_dir / "state"), facts=len(facts), **_opened(report))
     try:
         await Daemon(config, journal, facts).run(demo=demo)
@@ -155,7 +153,7 @@ class Daemon:
                 background.start_soon(self._run_store)
                 background.start_soon(self._keep_house)
                 background.start_soon(self._announce_ready, demo)
-                await _told_to_stop()
+                _log.info("stopping", signal=await told_to_stop())
                 self.report.stopping = True
                 for each in self.servers:
                     each.stop(GRACE)
@@ -184,7 +182,7 @@ class Daemon:
         listeners = [(server, sock) for sock in inherited or [bind(config.socket, config.socket_group)]]
         if config.metrics_address:
             scrape = Server(Router(public(self.reports), access), limits, self._crashed)
-            listeners.append((scrape, _bind_tcp(config.metrics_address)))
+            listeners.append((scrape, bind_tcp(config.metrics_address)))
         return listeners
 
     async def _run_store(self) -> None:
@@ -359,39 +357,6 @@ class Daemon:
         self.report.journal_error = str(error)
 
 
-def _only_daemon(config: Config) -> socket.socket:
-    """Make sure that no other daemon on this host speaks for this node in this store; raises OSError.
-
-    Two that did would hand out the same reserve. Another state directory does not tell (its own lock does that for
-    one), so the name of an abstract socket is taken, which the kernel frees when the process ends, however it ends.
-    """
-    # Not the endpoints: the same cluster goes by many names.
-    store = "etcd" if config.store == "etcd" else str(config.embedded.path.resolve())
-    digest = hashlib.blake2b(f"{config.node} {store}".encode(), digest_size=16).hexdigest()
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        lock.bind(f"\0ipamd-{digest}")
-    except OSError as error:
-        lock.close()
-        raise OSError(
-            error.errno,
-            f"cannot serve node {config.node}: another ipamd on this host does, with the same store; stop that one",
-        ) from error
-    return lock
-
-
-async def _told_to_stop() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            _log.info("stopping", signal=signal.Signals(number).name)
-            return
-
-
-def read_clocks() -> Now:
-    """The host's clocks, now."""
-    return Now(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-
-
 def _open_etcd(config: Config) -> Store:
     from ipamd.store.etcd import EtcdSettings, EtcdStore
 
@@ -417,21 +382,6 @@ def _opened(report: OpenReport) -> dict[str, object]:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _bind_tcp(address: str) -> socket.socket:
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        number = error.errno or 0
-        cause = os.strerror(number) if number > 0 else error.strerror  # negative: no such host
-        raise OSError(f"cannot serve metrics on {address}: {cause}; choose another metrics_address") from error
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _report(event: str, values: Mapping[str, str]) -> None:

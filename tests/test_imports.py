@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "trio": {
         "api.connection", "api.server", "api.waiting", "daemon", "journal.journal", "store.embedded",
-        "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
+        "host", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
     },
     "etcd3": {"store.etcd.rpc"},
     "grpc": {"store.etcd.channel", "store.etcd.rpc", "store.etcd.watch"},

@@ -19,6 +19,7 @@ import pytest
 
 from ipamd.api import cni
 from ipamd.api.http import Request
+from ipamd.api.result import ResultAddress, result
 from ipamd.config import KEYS
 from ipamd.core.errors import Code
 from tests.daemon_process import UnixConnection
@@ -194,7 +195,7 @@ def test_the_network_configurations_can_be_used() -> None:
     assert shown
     for text in shown:
         config = cni.read_config(Request("POST", "/v1/cni", "", {}, text.encode(), keep_alive=False))
-        answer = json.loads(cni.result(config, [cni.ResultAddress(4, "10.244.7.64", 26)]))
+        answer = json.loads(result(config, [ResultAddress(4, "10.244.7.64", 26)]))
         if json.loads(text).get("type") == "ptp":
             (entry,) = answer["ips"]
             link = ipaddress.ip_interface(entry["address"]).network

@@ -1,25 +1,20 @@
-"""The CNI contract: what the plugin sends, what it prints. Pure.
+"""The CNI contract, first half: what the plugin sends. Pure; what it prints is ``api.result``.
 
 A request carries the plugin's environment as header fields (``Cni-Command`` and so on) and its standard input as the
 body; see ``cni/ipamd-cni.c``. Rules are those of the CNI specification 1.1.0 and, for configurations, those of 0.1.0
-to 1.0.0; the answer is in the version that the configuration names. Answers for ``calico-ipam`` are byte for byte
-what Calico's plugin prints.
+to 1.0.0; the answer is in the version that the configuration names.
 """
 
-import ipaddress
 import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw, Struct
 
 from ipamd.api.http import Request
-from ipamd.core.address import BITS, Cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.request import AddRequest
-from ipamd.core.settings import Settings
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The versions of the specification that are spoken, oldest first."""
@@ -91,24 +86,6 @@ class Invocation(Struct, frozen=True):
     args: dict[str, str]
     config: NetworkConfig
     started: int
-
-
-class Gateway(Struct, frozen=True):
-    """A gateway of the ``ipam`` section: IP version, text, and the prefix length to answer addresses with."""
-
-    family: int
-    address: str
-    prefix: int
-    host: Cidr
-    """The gateway alone, as a CIDR."""
-
-
-class ResultAddress(Struct, frozen=True):
-    """An address to answer: IP version, text, prefix length of its block."""
-
-    family: int
-    address: str
-    prefix: int
 
 
 _decode_config = msgspec.json.Decoder(NetworkConfig).decode
@@ -256,108 +233,3 @@ def older_handle(invocation: Invocation) -> str:
     """The handle under which old versions of Calico's plugin kept the pod's address; "" without a pod."""
     namespace, pod = invocation.args.get("K8S_POD_NAMESPACE"), invocation.args.get("K8S_POD_NAME")
     return f"{namespace}.{pod}" if namespace and pod else ""
-
-
-# --- answers --------------------------------------------------------------------------------------------------
-
-
-def result(config: NetworkConfig, addresses: Sequence[ResultAddress]) -> bytes:
-    """The success of an ADD, in the configuration's version.
-
-    For ``calico-ipam`` an address has its block's mask and is its own route: Calico's main plugin takes an empty
-    list of routes to mean "no host routes". Otherwise it stands alone, with the configured gateway and routes; a
-    gateway that is written with a prefix length is on the pod's link, and the address has that mask. (The main plugin
-    ``ptp`` needs it for IPv4: it sets routes via the gateway when only the address's own mask can reach it.)
-    """
-    calico = config.ipam.type == "calico-ipam"
-    gateways = {} if calico else _gateways(config.ipam)
-    ips, routes = [], []
-    for each in addresses:
-        gateway = gateways.get(each.family)
-        prefix = each.prefix if calico else gateway.prefix if gateway else BITS[each.family]
-        ips.append((each.family, f"{each.address}/{prefix}", gateway.address if gateway else ""))
-        if calico:
-            routes.append((each.family, Route(f"{each.address}/{prefix}")))
-    if not calico:
-        routes = [(6 if ":" in route.dst else 4, route) for route in config.ipam.routes or ()]
-    version = config.cniVersion
-    answer = _by_family(version, ips, routes) if version in ("0.1.0", "0.2.0") else _by_list(version, ips, routes)
-    return msgspec.json.format(msgspec.json.encode(answer), indent=4)
-
-
-def _by_family(
-    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]]
-) -> dict[str, object]:
-    answer: dict[str, object] = {"cniVersion": version}
-    for family, address, gateway in ips:
-        part: dict[str, object] = {"ip": address}
-        if gateway:
-            part["gateway"] = gateway
-        own = [Route(route.dst, route.gw) for its, route in routes if its == family]
-        if own:
-            part["routes"] = own
-        answer[f"ip{family}"] = part
-    answer["dns"] = {}
-    return answer
-
-
-def _by_list(
-    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]]
-) -> dict[str, object]:
-    old = VERSIONS.index(version) < VERSIONS.index("1.0.0")
-    listed = []
-    for family, address, gateway in ips:
-        entry = {"version": str(family)} if old else {}
-        entry["address"] = address
-        if gateway:
-            entry["gateway"] = gateway
-        listed.append(entry)
-    answer: dict[str, object] = {"cniVersion": version, "ips": listed}
-    if routes:
-        answer["routes"] = [route if version == "1.1.0" else Route(route.dst, route.gw) for _family, route in routes]
-    if old:
-        answer["dns"] = {}
-    return answer
-
-
-def _gateways(ipam: Ipam) -> dict[int, Gateway]:
-    listed = ipam.gateway if isinstance(ipam.gateway, list) else [ipam.gateway] if ipam.gateway else []
-    try:
-        return {gateway.family: gateway for gateway in map(_gateway, listed)}
-    except ValueError as error:
-        raise RefusedError(
-            Code.INVALID_CONFIGURATION, f"cannot use the network configuration: ipam.gateway: {error}"
-        ) from error
-
-
-@lru_cache(maxsize=64)
-def _gateway(text: str) -> Gateway:
-    parsed = ipaddress.ip_interface(text)
-    host = Cidr(parsed.version, int(parsed.ip), BITS[parsed.version])
-    return Gateway(parsed.version, str(parsed.ip), parsed.network.prefixlen, host)
-
-
-def error_object(version: str, error: RefusedError) -> bytes:
-    """A CNI error object, indented as CNI's own library prints it."""
-    answer: dict[str, object] = {"cniVersion": version, "code": int(error.code), "msg": error.msg}
-    if error.details:
-        answer["details"] = error.details
-    return msgspec.json.format(msgspec.json.encode(answer), indent=4)
-
-
-def check_gateway(config: NetworkConfig, settings: Settings) -> None:
-    """Raise RefusedError for a gateway that ``result`` could not answer with, before anything is assigned.
-
-    Also for one that a pod could be given: two would then answer to one address.
-    """
-    if config.ipam.type == "calico-ipam":
-        return
-    for gateway in _gateways(config.ipam).values():
-        kept = any(cidr.contains(gateway.host) for cidrs in settings.reservations.values() for cidr in cidrs)
-        pool = next((pool for pool in settings.pools.values() if pool.cidr.contains(gateway.host)), None)
-        if pool is not None and not kept:
-            raise RefusedError(
-                Code.INVALID_CONFIGURATION,
-                f"cannot use the network configuration: ipam.gateway {gateway.address} is an address of pool "
-                f"{pool.name}, which a pod could get; choose one outside of all pools, or reserve it (IPReservation)",
-            )

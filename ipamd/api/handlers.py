@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from ipamd.api import cni
 from ipamd.api.access import Peer
-from ipamd.api.cni import Invocation, NetworkConfig, ResultAddress
+from ipamd.api.cni import Invocation, NetworkConfig
 from ipamd.api.http import Request, Response
+from ipamd.api.result import ResultAddress, check_gateway, error_object, result
 from ipamd.api.waiting import Waiting, not_durable
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
@@ -108,7 +109,7 @@ class Handlers:
 
     def _add(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
         asked = cni.add_request(invocation)
-        cni.check_gateway(invocation.config, self._ledger.settings)
+        check_gateway(invocation.config, self._ledger.settings)
         began = self._elapsed()
         decided = self._ledger.add(asked, self._now())
         stages.decide = self._elapsed() - began
@@ -136,7 +137,7 @@ class Handlers:
         return self._reply_add(invocation, stages, decided.assigned)
 
     def _reply_add(self, invocation: Invocation, stages: Stages, assigned: Assigned) -> Response | Awaitable[Response]:
-        response = Response(200, cni.result(invocation.config, self._addresses(assigned)), headers=_SUCCESS)
+        response = Response(200, result(invocation.config, self._addresses(assigned)), headers=_SUCCESS)
         if self._durable is not None:
             return self._guard(self._reply_durable((assigned,), response, stages), invocation.config, stages)
         return self._done(stages, response)
@@ -211,4 +212,4 @@ class Handlers:
     def _refuse(self, version: str, stages: Stages, error: RefusedError) -> Response:
         stages.total = self._elapsed() - stages.began
         self._observe(stages, error.code)
-        return Response(_STATUS.get(error.code, 400), cni.error_object(version, error), headers=_FAILURE)
+        return Response(_STATUS.get(error.code, 400), error_object(version, error), headers=_FAILURE)

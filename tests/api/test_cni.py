@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipamd.api import cni
-from ipamd.api.cni import NetworkConfig, ResultAddress
+from ipamd.api.cni import NetworkConfig
 from ipamd.api.http import Response
+from ipamd.api.result import ResultAddress, error_object, result
 from ipamd.core.errors import Code, RefusedError
 from tests.api.plugin_call import ENVIRONMENT, Path, addresses_of, call, config, error_of
 from tests.core.captured import steps
@@ -53,7 +54,7 @@ def addresses_in(stdout: str) -> list[ResultAddress]:
 def test_an_add_prints_what_calicos_plugin_prints(stdin: dict[str, object], stdout: str) -> None:
     """For the same addresses and configuration the result is Calico's, byte for byte, in every version."""
     network = cni.read_config(call(stdin))
-    assert cni.result(network, addresses_in(stdout)).decode() == stdout
+    assert result(network, addresses_in(stdout)).decode() == stdout
 
 
 def test_the_captures_have_all_versions_of_calicos_plugin() -> None:
@@ -65,14 +66,14 @@ def test_the_captures_have_all_versions_of_calicos_plugin() -> None:
 def test_the_newest_version_prints_like_the_one_before() -> None:
     """1.1.0 differs from 1.0.0 in nothing but the version it names."""
     addresses = [ResultAddress(4, "10.0.0.1", 26), ResultAddress(6, "fd00::1", 122)]
-    old, new = (cni.result(cni.read_config(call(config(version))), addresses) for version in ("1.0.0", "1.1.0"))
+    old, new = (result(cni.read_config(call(config(version))), addresses) for version in ("1.0.0", "1.1.0"))
     assert new == old.replace(b'"1.0.0"', b'"1.1.0"')
 
 
 def result_of(version: str, **ipam: object) -> dict[str, object]:
     """The result for one address of each IP version, without its version."""
     network = cni.read_config(call({**config(version), "ipam": {"type": "ipamd", **ipam}}))
-    answer = json.loads(cni.result(network, [ResultAddress(4, "10.0.0.1", 26), ResultAddress(6, "fd00::1", 122)]))
+    answer = json.loads(result(network, [ResultAddress(4, "10.0.0.1", 26), ResultAddress(6, "fd00::1", 122)]))
     assert answer.pop("cniVersion") == version
     return answer
 
@@ -389,11 +390,11 @@ def test_unknown_keys_are_ignored(path: Path) -> None:
 def test_an_error_object_is_printed_as_cnis_library_prints_it() -> None:
     """Indented by four blanks, in order; details only if there are any."""
     error = RefusedError(Code.EXHAUSTED, "cannot x: y; z")
-    assert cni.error_object("1.0.0", error) == (
+    assert error_object("1.0.0", error) == (
         b'{\n    "cniVersion": "1.0.0",\n    "code": 101,\n    "msg": "cannot x: y; z"\n}'
     )
     error = RefusedError(Code.EXHAUSTED, "m", "d")
-    assert json.loads(cni.error_object("1.0.0", error))["details"] == "d"
+    assert json.loads(error_object("1.0.0", error))["details"] == "d"
 
 
 # --- hostile input --------------------------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""What the daemon takes from its host: clocks, boot id, signals, the node's lock, a TCP listener.
+
+Imports of ipamd only ``core`` and ``config``.
+"""
+
+import hashlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import trio
+
+from ipamd.config import Config, split_address
+from ipamd.core.clock import Now
+
+
+def read_clocks() -> Now:
+    """The host's clocks, now."""
+    return Now(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def only_daemon(config: Config) -> socket.socket:
+    """Make sure that no other daemon on this host speaks for this node in this store; raises OSError.
+
+    Two that did would hand out the same reserve. Another state directory does not tell (its own lock does that for
+    one), so the name of an abstract socket is taken, which the kernel frees when the process ends, however it ends.
+    """
+    # Not the endpoints: the same cluster goes by many names.
+    store = "etcd" if config.store == "etcd" else str(config.embedded.path.resolve())
+    digest = hashlib.blake2b(f"{config.node} {store}".encode(), digest_size=16).hexdigest()
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(f"\0ipamd-{digest}")
+    except OSError as error:
+        lock.close()
+        raise OSError(
+            error.errno,
+            f"cannot serve node {config.node}: another ipamd on this host does, with the same store; stop that one",
+        ) from error
+    return lock
+
+
+def bind_tcp(address: str) -> socket.socket:
+    """A TCP socket that listens on ``host:port``; raises OSError in words."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        number = error.errno or 0
+        cause = os.strerror(number) if number > 0 else error.strerror  # negative: no such host
+        raise OSError(f"cannot serve metrics on {address}: {cause}; choose another metrics_address") from error
+
+
+async def told_to_stop() -> str:
+    """Wait for SIGTERM or SIGINT; returns its name."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            return signal.Signals(number).name
+    raise AssertionError  # the receiver never ends by itself
