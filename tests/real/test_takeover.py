@@ -89,6 +89,15 @@ def test_the_node_keeps_its_blocks_and_every_allocation_that_calicos_plugin_made
     assert pools["default-ipv4-ippool"]["addresses_in_use"] == 10
 
 
+def test_a_check_knows_what_calicos_plugin_had_added(etcd: EtcdProcess, start: Start) -> None:
+    """CHECK of a pod from before the takeover succeeds; of a container that never was, it is code 3."""
+    put(etcd, captured("basic"))
+    daemon = start("node-a")
+    wait_for(lambda: daemon.get("/v1/status")["store"]["synced"])
+    assert daemon.plugin("CHECK", "v100").code == 0
+    assert daemon.plugin("CHECK", "never").json["code"] == 3
+
+
 def test_a_del_releases_what_calicos_plugin_had_added(etcd: EtcdProcess, start: Start) -> None:
     """A plain pod, a dual-stack one, the address that a repeated ADD leaked and a pod with the older handle all go."""
     records = captured("basic")
