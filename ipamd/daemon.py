@@ -234,7 +234,10 @@ class Daemon:
             self.ledger.forget_tombstones(read_clocks().boot)
             self._complain()
             # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
-            if self.journal.should_checkpoint or self.journal.owing or self.report.journal_error:
+            intact = self.journal.in_place
+            if not intact:
+                _log.error("the state file was removed, replaced or cut by somebody else; writing it anew")
+            if not intact or self.journal.should_checkpoint or self.journal.owing or self.report.journal_error:
                 try:
                     await self.journal.checkpoint(list(self.ledger.checkpoint()))
                     self.journal.append(())

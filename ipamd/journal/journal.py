@@ -133,6 +133,11 @@ class Journal:
         return bool(self._owed)
 
     @property
+    def in_place(self) -> bool:
+        """Whether the file is where it was, and whole; if not, a checkpoint makes it anew."""
+        return self._file.is_at(self._path)
+
+    @property
     def size(self) -> int:
         """Bytes in the file."""
         return self._file.end

@@ -109,6 +109,15 @@ class StateFile:
         except OSError:
             self._broken = True  # the next record would stand behind a broken one
 
+    def is_at(self, path: Path) -> bool:
+        """Whether ``path`` still names this file, with all that was written: nobody removed, replaced or cut it."""
+        own = os.fstat(self._fd)
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino) and own.st_size >= self.end
+
     def sync(self) -> None:
         """Wait until all that was appended is on the disk; raises OSError."""
         os.fdatasync(self._fd)

@@ -674,3 +674,27 @@ async def test_facts_that_are_owed_come_before_whatever_is_appended_next(tmp_pat
     assert not journal.owing
     journal.close()
     assert Journal.open(tmp_path, NODE, BOOT)[1] == [first, second]
+
+
+@pytest.mark.parametrize("harm", ["unlink", "replace", "truncate"])
+async def test_a_file_that_somebody_removes_replaces_or_cuts_is_noticed_and_made_anew(
+    tmp_path: Path, harm: str
+) -> None:
+    """What an operator's hand does to the open file is seen, and a checkpoint puts everything back in place."""
+    journal, _facts, _report = Journal.open(tmp_path, NODE, BOOT)
+    fact = Committed("/k", 1, b"v")
+    journal.append([fact])
+    assert journal.in_place
+    state = tmp_path / "state"
+    if harm == "unlink":
+        state.unlink()
+    elif harm == "replace":
+        (tmp_path / "other").write_bytes(state.read_bytes())
+        (tmp_path / "other").rename(state)
+    else:
+        os.truncate(state, 100)
+    assert not journal.in_place
+    await journal.checkpoint([fact])
+    assert journal.in_place
+    journal.close()
+    assert Journal.open(tmp_path, NODE, BOOT)[1] == [fact]
