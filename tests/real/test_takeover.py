@@ -235,8 +235,8 @@ def test_claims_that_were_left_half_done_are_finished_or_dropped(etcd: EtcdProce
 def test_borrowed_addresses_are_released_in_the_other_nodes_block(etcd: EtcdProcess, start: Start) -> None:
     """In a pool that Calico filled up a new pod is refused; a DEL of a pod with a borrowed address frees it there."""
     before = put(etcd, captured("borrow"))
-    daemon = start("node-a")
-    wait_for(lambda: daemon.get("/v1/status")["store"]["synced"])
+    daemon = start("node-a", ready=False)
+    wait_for(lambda: daemon.get("/v1/status", quiet=True).get("store", {}).get("synced"))
     status, body = daemon.post("ADD", "new")
     assert (status, json.loads(body)["code"]) == (409, 101)
     assert State.of(etcd).records == before.records
