@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from ipamd.core.address import format_address, parse_cidr
 from ipamd.core.facts import Assigned, Place
+from ipamd.core.keys import host_affinity
 from ipamd.core.records import BlockRecord, Owner
 
 
@@ -77,7 +78,7 @@ class Block:
         free_before = [] if self.record is None else self.record.unallocated
         self.record, self.value, self.revision = record, value, revision
         self.doubtful = False  # whatever was under way expects an image that is no longer there
-        self.owned = record is not None and record.affinity == f"host:{self.node}"
+        self.owned = record is not None and record.affinity == host_affinity(self.node)
         ours, self.unreserved_bits = self._sort_ordinals()
         self.withdrawn &= ours
         self._resolve_releases()

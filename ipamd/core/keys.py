@@ -62,6 +62,11 @@ def block_key(cidr: Cidr) -> str:
     return blocks_prefix(cidr.family) + _dashed(cidr)
 
 
+def host_affinity(node: str) -> str:
+    """What a block's ``affinity`` says when it belongs to a node."""
+    return f"host:{node}"
+
+
 def affinities_prefix(node: str) -> str:
     """Below which all affinities of a node are, of both IP versions."""
     return f"{IPAM}host/{node}/"

@@ -38,11 +38,10 @@ class Limits(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """One transaction, the facts that must be durable before it is sent, and how many wishes it fulfils."""
+    """One transaction, and the facts that must be durable before it is sent."""
 
     changes: tuple[Change, ...]
     before: tuple[Fact, ...] = ()
-    wishes: int = 0
     full: bool = False
     """Whether there was more to do than fits."""
 
@@ -164,7 +163,6 @@ class _Draft:
         self.images: dict[str, BlockRecord] = {}
         self.handles: set[str] = set()
         self.before: list[Fact] = []
-        self.wishes = 0
         self.full = False
         self._size = 0
         self._affinities = 0
@@ -238,14 +236,14 @@ class _Draft:
         image = self.images.get(block.cidr)
         if image is None:
             # A block that vanished beneath living pods is written again.
-            image = BlockRecord(block.value) if block.value else new_block(block.net, self._affinity, self.now.unix)
+            image = (
+                BlockRecord(block.value)
+                if block.value
+                else new_block(block.net, keys.host_affinity(self.ledger.node), self.now.unix)
+            )
             self.images[block.cidr] = image
             self._affinities += not block.value
         return image
-
-    @property
-    def _affinity(self) -> str:
-        return f"host:{self.ledger.node}"
 
     def _free(self, block: Block, ordinal: int, handle: str) -> None:
         image = self._image(block)
@@ -253,7 +251,6 @@ class _Draft:
         if owner is not None and owner.handle == handle:
             image.free(ordinal)
         self.handles |= {handle, self.ledger.reserve_handle}
-        self.wishes += 1
 
     def _assign(self, block: Block, ordinal: int, assigned: Assigned) -> None:
         image = self._image(block)
@@ -266,7 +263,6 @@ class _Draft:
             image.give(ordinal, raw)
             self.handles.add(before.handle)
         self.handles |= {assigned.handle, self.ledger.reserve_handle}
-        self.wishes += 1
 
     def _reserve_attribute(self, block: Block) -> Raw:
         # One attribute entry for all reserved ordinals of a block: the one already there, if any.
@@ -289,7 +285,7 @@ class _Draft:
             if not block.value:
                 gains.insert(0, self._affinity_change(block))
             blocks.append(Change(keys.block_key(block.net), image.encode(), block.revision if block.value else 0))
-        return Batch((*gains, *blocks, *losses), tuple(self.before), self.wishes, self.full)
+        return Batch((*gains, *blocks, *losses), tuple(self.before), self.full)
 
     def _handle_changes(self) -> tuple[list[Change], list[Change]]:
         gains: list[Change] = []

@@ -107,7 +107,7 @@ def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now) -> Seq
     made anew with another block size while old blocks are in use. In an order of which every prefix is safe: an
     affinity without a block is repaired by whoever meets it, a handle that counts too many holds nothing back.
     """
-    record = new_block(cidr, f"host:{ledger.node}", now.unix)
+    record = new_block(cidr, keys.host_affinity(ledger.node), now.unix)
     block = Block(str(cidr), ledger.node, ledger.reserve_handle)
     waiting = ledger.reserve(pool.name, now.boot).waiting > 0
     ordinals = supply.reservable(ledger, block, record, waiting=waiting)

@@ -139,7 +139,7 @@ class Sync:
             return None
 
     def _settled(self, claim: _Claim, blocks: Snapshot) -> bool:
-        return claim.state == "confirmed" and _block_owner(claim.cidr, blocks) == f"host:{self._ledger.node}"
+        return claim.state == "confirmed" and _block_owner(claim.cidr, blocks) == keys.host_affinity(self._ledger.node)
 
     async def _repair(self, claim: _Claim, blocks: Snapshot) -> None:
         """Finish or undo a claim that was left half done; a conflict means that somebody else just did."""
@@ -150,9 +150,9 @@ class Sync:
         confirmed = Change(affinity.key, affinity_record("confirmed", affinity.value), affinity.revision)
         cut = any(pool.cuts(claim.cidr) for pool in self._ledger.settings.pools.values())
         if owner is None and cut:
-            block = new_block(claim.cidr, f"host:{self._ledger.node}", self._now().unix)
+            block = new_block(claim.cidr, keys.host_affinity(self._ledger.node), self._now().unix)
             changes = [confirmed, Change(keys.block_key(claim.cidr), block.encode(), 0)]
-        elif owner == f"host:{self._ledger.node}":
+        elif owner == keys.host_affinity(self._ledger.node):
             changes = [confirmed]
         else:
             changes = [Change(affinity.key, None, affinity.revision)]
