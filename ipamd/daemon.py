@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ipamd.api.sockets import bind, from_systemd
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config
 from ipamd.core.address import parse_cidr
+from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Committed, Fact, Released, Withdrawn
 from ipamd.core.ledger import Ledger
@@ -95,15 +96,26 @@ async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run 
 
 
 class Daemon:
-    """One node's daemon: the ledger in the middle, and around it what keeps it, asks it and is told by it."""
+    """One node's daemon: the ledger in the middle, and around it what keeps it, asks it and is told by it.
 
-    def __init__(self, config: Config, journal: Journal, facts: Sequence[Fact]) -> None:
-        self.config, self.journal = config, journal
+    ``now`` reads its clocks, ``open_store`` connects to the store: a simulation of many nodes has its own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        facts: Sequence[Fact],
+        now: Callable[[], Now] = read_clocks,
+        open_store: Callable[[Config], Awaitable[Store]] | None = None,
+    ) -> None:
+        self.config, self.journal, self._now = config, journal, now
+        self._open_store = open_store or _open_store
         policy = ReservePolicy(config.reserve.min, config.reserve.max, int(config.reserve.decay * 1e9))
         self.ledger = Ledger(config.node, policy)
         self.ledger.replay(facts)
         for pool in self.ledger.pools_in_use():  # or views and metrics would show none until the store is back
-            self.ledger.reserve(pool.name, read_clocks().boot)
+            self.ledger.reserve(pool.name, self._now().boot)
         self.writer: Writer | None = None
         self.sync: Sync | None = None
         self.report = Report(config, self.ledger, lambda: journal.size)
@@ -111,7 +123,7 @@ class Daemon:
         self._findings: set[str] = set()
         self.waiting = Waiting(
             self.ledger,
-            read_clocks,
+            now,
             journal.append,
             config.reserve.wait,
             partial(self._wake, hurry=True),
@@ -121,7 +133,7 @@ class Daemon:
         self.handlers = Handlers(
             self.ledger,
             self.waiting,
-            read_clocks,
+            now,
             time.perf_counter_ns,
             journal.append,
             journal.owe,
@@ -130,13 +142,13 @@ class Daemon:
             durable,
         )
         self.handlers.ready = self.report.unready
-        self.metrics = Metrics(self.ledger, lambda: self.report.measures(read_clocks().boot))
+        self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.reports = Reports(
             self.report.status,
             self.report.settings,
             self.metrics.exposition,
             self.report.unready,
-            lambda: read_clocks().boot,
+            lambda: self._now().boot,
         )
         self.servers = self.report.servers
 
@@ -150,8 +162,7 @@ class Daemon:
                     await serving.start(server.serve, listener)
                     self.servers.append(server)
                 _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
-                background.start_soon(self._run_store)
-                background.start_soon(self._keep_house)
+                background.start_soon(self.work)
                 background.start_soon(self._announce_ready, demo)
                 _log.info("stopping", signal=await told_to_stop())
                 self.report.stopping = True
@@ -162,6 +173,12 @@ class Daemon:
         if self.report.store is not None:
             await self.report.store.aclose()
         _log.info("stopped", unflushed=self.report.unflushed)
+
+    async def work(self) -> None:
+        """Do for ever what goes on beside the requests: read and write the store, keep the state file short."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_store)
+            nursery.start_soon(self._keep_house)
 
     async def _flush_last(self) -> None:
         """Write what the store does not have yet, if it answers soon; the state file keeps the rest."""
@@ -187,13 +204,13 @@ class Daemon:
 
     async def _run_store(self) -> None:
         """Open the store and keep reading and writing it."""
-        self.report.store = store = await self._open_store()
+        self.report.store = store = await self._open_store(self.config)
         flush = self.config.flush
         linger = 0.0 if self.config.durability == "etcd" else flush.linger
         writing = Writing(linger, BatchLimits(flush.max_operations, flush.max_bytes))
-        self.sync = Sync(self.ledger, store, self._record, read_clocks, _report)
-        self.writer = Writer(self.ledger, store, self._record, self.journal.sync, read_clocks, writing, _report)
-        self.writer.progress.flushed_until = read_clocks().boot
+        self.sync = Sync(self.ledger, store, self._record, self._now, _report)
+        self.writer = Writer(self.ledger, store, self._record, self.journal.sync, self._now, writing, _report)
+        self.writer.progress.flushed_until = self._now().boot
         self.writer.on_supply = self.waiting.serve
         self.report.sync, self.report.progress = self.sync, self.writer.progress
         async with trio.open_nursery() as nursery:
@@ -202,14 +219,6 @@ class Daemon:
             await self.sync.first.wait()
             self._wake(hurry=True)
             await self._create_default_pools(store)
-
-    async def _open_store(self) -> Store:
-        if self.config.store == "embedded":
-            from ipamd.store.embedded import EmbeddedStore
-
-            return EmbeddedStore(self.config.embedded.path)
-        # In a thread: importing grpc takes 0.1 s, in which the socket already serves from the state file.
-        return await trio.to_thread.run_sync(_open_etcd, self.config)
 
     async def _create_default_pools(self, store: Store) -> None:
         pools = self.config.default_pools
@@ -220,7 +229,7 @@ class Daemon:
                     await trio.sleep(1.0)
                     continue
                 uids = (str(uuid.uuid4()) for _ in cidrs)
-                created = await create_default_pools(store, cidrs, uids, read_clocks().unix)
+                created = await create_default_pools(store, cidrs, uids, self._now().unix)
             except (StoreUnavailableError, StoreRefusedError) as error:
                 _log.warning("cannot create the default pools", error=str(error))
                 await trio.sleep(1.0)
@@ -231,7 +240,7 @@ class Daemon:
 
     async def _keep_house(self) -> None:
         while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
-            self.ledger.forget_tombstones(read_clocks().boot)
+            self.ledger.forget_tombstones(self._now().boot)
             self._complain()
             # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
             intact = self.journal.in_place
@@ -358,6 +367,15 @@ class Daemon:
         if str(error) != self.report.journal_error:
             _log.error("cannot write the state file", error=str(error))
         self.report.journal_error = str(error)
+
+
+async def _open_store(config: Config) -> Store:
+    if config.store == "embedded":
+        from ipamd.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(config.embedded.path)
+    # In a thread: importing grpc takes 0.1 s, in which the socket already serves from the state file.
+    return await trio.to_thread.run_sync(_open_etcd, config)
 
 
 def _open_etcd(config: Config) -> Store:
