@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ipamd.api.http import Request
+from ipamd.core.address import parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.request import AddRequest
@@ -66,6 +67,19 @@ class _Args(Struct, frozen=True):
     cni: dict[str, Raw] = {}
 
 
+class _ValidAttachment(Struct, frozen=True, rename={"container": "containerID", "interface": "ifname"}):
+    container: str
+    interface: str
+
+
+class _PreviousAddress(Struct, frozen=True):
+    address: str
+
+
+class _PreviousResult(Struct, frozen=True):
+    ips: list[_PreviousAddress] | None = None
+
+
 class NetworkConfig(Struct, frozen=True):
     """The network configuration on the plugin's standard input."""
 
@@ -75,7 +89,9 @@ class NetworkConfig(Struct, frozen=True):
     args: _Args | None = None
     runtimeConfig: dict[str, Raw] | None = None  # noqa: N815 - CNI's field name
     prevResult: Raw = Raw()  # noqa: N815 - CNI's field name; not Raw | None, which msgspec takes for None alone
-    attachments: list[dict[str, str]] | None = msgspec.field(default=None, name="cni.dev/valid-attachments")
+    valid: Raw = msgspec.field(default=Raw(), name="cni.dev/valid-attachments")
+    attachments: Raw = msgspec.field(default=Raw(), name="cni.dev/attachments")
+    """What older runtimes call the valid attachments."""
 
 
 class Invocation(Struct, frozen=True):
@@ -227,6 +243,41 @@ def _refuse_unserved(config: NetworkConfig, args: Mapping[str, str]) -> None:
             Code.UNSUPPORTED_FIELD,
             f"cannot assign the requested address: {asked} is not served by this version; ask without it",
         )
+
+
+def valid_attachments(config: NetworkConfig) -> set[tuple[str, str]]:
+    """What the runtime of a GC considers valid, as container id and interface; null is what Go makes of an empty list.
+
+    Raises RefusedError (7) if it does not say: then nothing may be released.
+    """
+    raw = config.valid or config.attachments
+    try:
+        listed = msgspec.json.decode(raw, type=list[_ValidAttachment] | None) or ()
+    except msgspec.MsgspecError as error:
+        problem = str(error) if raw else "it is not there"
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot collect garbage: cni.dev/valid-attachments is no list of attachments ({problem}); nothing was "
+            "released; correct the runtime's call",
+        ) from error
+    return {(each.container, each.interface) for each in listed}
+
+
+def previous_addresses(config: NetworkConfig) -> set[tuple[int, int]]:
+    """The addresses in the prevResult of a CHECK, as IP version and integer; none if there is no prevResult.
+
+    Raises RefusedError (7) if it is no result.
+    """
+    if not config.prevResult:
+        return set()
+    try:
+        result = msgspec.json.decode(config.prevResult, type=_PreviousResult | None)
+        return {parse_address(each.address.partition("/")[0]) for each in (result.ips if result else None) or ()}
+    except ValueError as error:  # msgspec's errors are ValueErrors
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot confirm the container's address: prevResult is no result of a plugin ({error}); correct it",
+        ) from error
 
 
 def older_handle(invocation: Invocation) -> str:

@@ -16,8 +16,10 @@ from ipamd.api.http import Request, Response
 from ipamd.api.result import ResultAddress, check_gateway, error_object, result
 from ipamd.api.waiting import Waiting, not_durable
 from ipamd.core.clock import Now
+from ipamd.core.confirm import confirm
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Fact
+from ipamd.core.garbage import collect
 from ipamd.core.ledger import Ledger, late
 from ipamd.core.request import Added, AddRequest, Shortage
 
@@ -28,13 +30,10 @@ _STATUS = {
     Code.EXHAUSTED: 409,
     Code.BLOCK_LIMIT: 409,
     Code.DELETED: 409,
+    Code.MISMATCH: 409,
     Code.IO_FAILURE: 500,
 }
 """The HTTP status of a refusal, by its CNI code; 400 for the others."""
-
-_NO_GC = RefusedError(
-    Code.UNSUPPORTED_FIELD, "cannot collect garbage: GC is not served by this version; nothing is lost"
-)
 
 _SUCCESS = (("Ipamd-Exit", "0"),)
 _FAILURE = (("Ipamd-Exit", "1"),)
@@ -101,7 +100,7 @@ class Handlers:
                 case "STATUS":
                     return self._done(stages, self._status())
                 case _:
-                    return self._refuse(version, stages, _NO_GC)
+                    return self._collect(invocation, stages)
         except RefusedError as error:
             return self._refuse(version, stages, error)
 
@@ -146,28 +145,24 @@ class Handlers:
         began = self._elapsed()
         decided = self._ledger.delete(invocation.attachment, cni.older_handle(invocation), invocation.started)
         stages.decide = self._elapsed() - began
-        try:
-            self._persist(decided.facts, stages)
-        except NotDurableError:
-            # A full disk must not keep a pod from going: the release is in memory and will reach the store. Only if
-            # the daemon is killed before there is room again does it hold the address once more, until it is collected.
-            self._owe(decided.facts)
-            self._wake()
+        self._give_up(decided.facts, stages)
         # It ends the wait of an ADD that it overtook; only now, as what that may decide comes after it in a replay.
         self._waiting.serve(invocation.attachment)
         # Whatever ``durability`` says, a DEL waits for nothing: what a power cut makes of it ends the pod as well, and
         # without the store no pod must hang in Terminating.
         return self._done(stages, Response(200, headers=_SUCCESS))
 
+    def _collect(self, invocation: Invocation, stages: Stages) -> Response:
+        valid = cni.valid_attachments(invocation.config)
+        began = self._elapsed()
+        facts = collect(self._ledger, invocation.config.name, valid, self._now())
+        stages.decide = self._elapsed() - began
+        if facts:
+            self._give_up(facts, stages)
+        return self._done(stages, Response(200, headers=_SUCCESS))
+
     def _check(self, invocation: Invocation) -> Response:
-        attachment, blocks = invocation.attachment, self._ledger.blocks.values()
-        # What another plugin gave the container before this daemon came is under its handle in the store.
-        if attachment not in self._ledger.holdings and not any(attachment.handle in b.adopted for b in blocks):
-            raise RefusedError(
-                Code.CONTAINER_UNKNOWN,
-                f"cannot confirm the address of container {invocation.attachment.container}: this node has assigned "
-                "none to it; delete and recreate the pod",
-            )
+        confirm(self._ledger, invocation.attachment, cni.previous_addresses(invocation.config))
         return Response(200, headers=_SUCCESS)
 
     def _status(self) -> Response:
@@ -177,6 +172,15 @@ class Handlers:
         return Response(200, headers=_SUCCESS)
 
     # --- the steps they share ---------------------------------------------------------------------------------
+
+    def _give_up(self, facts: Sequence[Fact], stages: Stages) -> None:
+        try:
+            self._persist(facts, stages)
+        except NotDurableError:
+            # A full disk must not keep a pod from going: the release is in memory and will reach the store. Only if
+            # the daemon is killed before there is room again does it hold the address once more, until it is collected.
+            self._owe(facts)
+            self._wake()
 
     def _persist(self, facts: Sequence[Fact], stages: Stages) -> None:
         began = self._elapsed()

@@ -27,6 +27,8 @@ class Code(IntEnum):
     """The node may not claim another block."""
     DELETED = 103
     """The attachment was deleted after this ADD began."""
+    MISMATCH = 108
+    """CHECK: the attachment's addresses are not those it was answered with."""
 
 
 class NotDurableError(Exception):

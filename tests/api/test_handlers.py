@@ -5,10 +5,10 @@ import json
 import pytest
 import trio
 
-from ipamd.api.http import Response
+from ipamd.api.http import Request, Response
 from ipamd.core import keys
 from ipamd.core.facts import Assigned, Attachment, Released
-from tests.api.plugin_call import Path, addresses_of, call, config, error_of
+from tests.api.plugin_call import RESERVE, Path, addresses_of, call, config, error_of
 
 
 @pytest.fixture
@@ -190,7 +190,12 @@ def test_a_del_of_one_interface_leaves_the_other(path: Path) -> None:
     assert list(path.ledger.holdings) == [who("c1", "net1")]
 
 
-# --- CHECK and STATUS -----------------------------------------------------------------------------------------
+# --- CHECK, GC and STATUS -------------------------------------------------------------------------------------
+
+
+def previously(*addresses: str) -> dict[str, object]:
+    """A configuration as the runtime sends it with a CHECK: with the result of the ADD."""
+    return {**config(), "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": each} for each in addresses]}}
 
 
 def test_a_check_needs_an_allocation(path: Path) -> None:
@@ -198,7 +203,168 @@ def test_a_check_needs_an_allocation(path: Path) -> None:
     path.ask(call())
     assert path.ask(call(CNI_COMMAND="CHECK")).status == 200
     answer = error_of(path.ask(call(CNI_COMMAND="CHECK", CNI_CONTAINERID="c2")))
-    assert (answer["code"], str(answer["msg"]).startswith("cannot confirm the address of container c2")) == (3, True)
+    assert (answer["code"], answer["msg"]) == (
+        3,
+        ("cannot confirm the address of container c2: this node has assigned none to it; delete and recreate the pod"),
+    )
+
+
+def test_a_check_compares_with_what_was_answered(path: Path) -> None:
+    """The addresses must be among those of prevResult, where another plugin of the chain may have added more."""
+    path.ask(call())
+    check = {"CNI_COMMAND": "CHECK"}
+    assert path.ask(call(previously("10.0.0.0/29"), check)).status == 200
+    assert path.ask(call(previously("10.0.0.0/32", "fd00::9/64"), check)).status == 200
+    answer = error_of(path.ask(call(previously("10.0.0.1/29", "fd00::/64"), check)))
+    assert (answer["code"], answer["msg"]) == (
+        108,
+        (
+            "cannot confirm the address of container c1: it has 10.0.0.0 here, and 10.0.0.1, fd00:: in prevResult; "
+            "delete and recreate the pod"
+        ),
+    )
+
+
+def test_a_check_compares_what_calicos_plugin_had_given() -> None:
+    """An allocation that is known only from the store is confirmed as any."""
+    path = Path()
+    path.supply("10.0.0.0/29", {3: "k8s-pod-network.c1"})
+    assert path.ask(call(previously("10.0.0.3/29"), CNI_COMMAND="CHECK")).status == 200
+    assert error_of(path.ask(call(previously("10.0.0.4/29"), CNI_COMMAND="CHECK")))["code"] == 108
+
+
+def test_a_check_tells_of_another_holder(path: Path) -> None:
+    """If the store has the address under another handle, CHECK says whose."""
+    path.ask(call())
+    path.supply("10.0.0.0/29", {0: "k8s-pod-network.other"})
+    answer = error_of(path.ask(call(CNI_COMMAND="CHECK")))
+    assert (answer["code"], answer["msg"]) == (
+        108,
+        (
+            "cannot confirm the address of container c1: the store says that handle k8s-pod-network.other has "
+            "10.0.0.0; delete and recreate the pod"
+        ),
+    )
+
+
+@pytest.mark.parametrize("result", ["x", [], {"ips": 1}, {"ips": [{"address": "nowhere"}]}, {"ips": [{}]}])
+def test_a_check_with_a_broken_result_is_refused(path: Path, result: object) -> None:
+    """A prevResult that is no result is code 7, never a yes."""
+    path.ask(call())
+    answer = error_of(path.ask(call({**config(), "prevResult": result}, CNI_COMMAND="CHECK")))
+    assert answer["code"] == 7
+    assert str(answer["msg"]).startswith("cannot confirm the container's address: prevResult is no result of a plugin")
+
+
+def garbage(*valid: tuple[str, str], name: str = "k8s-pod-network") -> Request:
+    """A GC of a network, with what the runtime considers valid."""
+    listed = [{"containerID": container, "ifname": interface} for container, interface in valid]
+    return call({**config("1.1.0"), "name": name, "cni.dev/valid-attachments": listed}, CNI_COMMAND="GC")
+
+
+async def test_garbage_is_what_the_runtime_does_not_know(autojump_clock: trio.testing.MockClock) -> None:
+    """GC releases what is not valid, durably, and keeps what is, to the interface."""
+    path = Path()
+    path.supply("10.0.0.0/29", 8)
+    for container, interface in (("c1", "eth0"), ("c1", "net1"), ("c2", "eth0")):
+        path.ask(call(CNI_CONTAINERID=container, CNI_IFNAME=interface))
+    await trio.sleep(61)
+    path.log.clear()
+    assert path.ask(garbage(("c1", "eth0"), ("c9", "eth0"))).status == 200
+    assert list(path.ledger.holdings) == [who("c1")]
+    assert path.log == ["append Released Released", "wake", "observe 0"]
+    path.log.clear()
+    assert path.ask(garbage(("c1", "eth0"))).status == 200
+    assert path.log == ["observe 0"]
+
+
+async def test_garbage_is_never_of_another_network(autojump_clock: trio.testing.MockClock) -> None:
+    """What a GC of one network does not list stays if it belongs to another, also if only the store knows of it."""
+    path = Path()
+    path.supply("10.0.0.0/29", {0: RESERVE, 3: "other.c3", 4: "k8s-pod-network.c4", 5: "k8s-pod-network.c5"})
+    path.ask(call({**config(), "name": "other"}))
+    await trio.sleep(61)
+    path.ask(garbage(("c5", "net7")))
+    assert [held.network for held in path.ledger.holdings] == ["other"]
+    assert set(path.ledger.blocks["10.0.0.0/29"].adopted) == {"other.c3", "k8s-pod-network.c5"}
+
+
+async def test_garbage_is_not_what_came_just_now(autojump_clock: trio.testing.MockClock) -> None:
+    """An ADD that ended after the runtime made its list is no garbage: what is younger than a minute is kept."""
+    path = Path()
+    path.supply("10.0.0.0/29", 8)
+    path.ask(call())
+    await trio.sleep(59)
+    path.ask(garbage())
+    assert list(path.ledger.holdings) == [who("c1")]
+    await trio.sleep(1)
+    path.ask(garbage())
+    assert not path.ledger.holdings
+
+
+async def test_garbage_goes_when_the_disk_is_full(autojump_clock: trio.testing.MockClock) -> None:
+    """As with a DEL: the release is in memory at once, and owed to the state file."""
+    path = Path()
+    path.supply("10.0.0.0/29", 8)
+    path.ask(call())
+    await trio.sleep(61)
+    path.full = True
+    assert path.ask(garbage()).status == 200
+    assert not path.ledger.holdings
+    assert [type(fact) for fact in path.owed] == [Released]
+
+
+@pytest.mark.parametrize(
+    ("listed", "problem"),
+    [
+        ({}, "it is not there"),
+        ({"cni.dev/valid-attachments": "c1"}, "Expected `array | null`, got `str`"),
+        ({"cni.dev/valid-attachments": [{"containerID": "c1"}]}, "Object missing required field `ifname` - at `$[0]`"),
+    ],
+)
+def test_garbage_without_a_list_of_the_valid_is_refused(path: Path, listed: dict[str, object], problem: str) -> None:
+    """A runtime that does not say what is valid must not cost every pod its address."""
+    path.ask(call())
+    answer = error_of(path.ask(call({**config("1.1.0"), **listed}, CNI_COMMAND="GC")))
+    assert (answer["code"], answer["msg"]) == (
+        7,
+        (
+            f"cannot collect garbage: cni.dev/valid-attachments is no list of attachments ({problem}); nothing was "
+            "released; correct the runtime's call"
+        ),
+    )
+    assert path.ledger.holdings
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"cni.dev/attachments": [{"containerID": "c1", "ifname": "eth0"}]},
+        {"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0", "unknown": 1}]},
+        {"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}], "cni.dev/attachments": None},
+    ],
+)
+async def test_older_runtimes_have_another_name_for_the_list(
+    autojump_clock: trio.testing.MockClock, listed: dict[str, object]
+) -> None:
+    """``cni.dev/attachments`` counts where ``cni.dev/valid-attachments`` is not there."""
+    path = Path()
+    path.supply("10.0.0.0/29", 8)
+    path.ask(call())
+    path.ask(call(CNI_CONTAINERID="c2"))
+    await trio.sleep(61)
+    assert path.ask(call({**config("1.1.0"), **listed}, CNI_COMMAND="GC")).status == 200
+    assert list(path.ledger.holdings) == [who("c1")]
+
+
+async def test_no_pods_are_a_list_too(autojump_clock: trio.testing.MockClock) -> None:
+    """A runtime written in Go sends null for an empty list: everything of the network goes."""
+    path = Path()
+    path.supply("10.0.0.0/29", 8)
+    path.ask(call())
+    await trio.sleep(61)
+    path.ask(call({**config("1.1.0"), "cni.dev/valid-attachments": None}, CNI_COMMAND="GC"))
+    assert not path.ledger.holdings
 
 
 def test_status_is_the_daemons_readiness(path: Path) -> None:

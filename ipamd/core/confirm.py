@@ -1,0 +1,45 @@
+"""CHECK: whether an attachment still has the addresses that it was answered with."""
+
+from collections.abc import Set
+
+from ipamd.core.address import format_address
+from ipamd.core.errors import Code, RefusedError
+from ipamd.core.facts import Attachment
+from ipamd.core.ledger import Ledger
+
+
+def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int]]) -> None:
+    """Raise RefusedError unless the attachment has addresses here, all of them among the ``previous`` if any are given.
+
+    An address is an IP version and an integer. There may be more previous ones, of other plugins of the chain. What
+    another plugin gave the container before this daemon came counts: it is under the container's handle in the store.
+    """
+    cannot = f"cannot confirm the address of container {attachment.container}"
+    held = ledger.holdings.get(attachment)
+    places = (
+        held.places if held else [p for f in ledger.unclaimed(attachment, [attachment.handle], 0) for p in f.places]
+    )
+    if not places:
+        raise RefusedError(
+            Code.CONTAINER_UNKNOWN, f"{cannot}: this node has assigned none to it; delete and recreate the pod"
+        )
+    addresses = set()
+    for place in places:
+        block = ledger.blocks[place.block]
+        addresses.add((block.net.family, block.net.base + place.ordinal))
+        if place.ordinal in block.contested:
+            raise RefusedError(
+                Code.MISMATCH,
+                f"{cannot}: the store says that handle {block.contested[place.ordinal]} has "
+                f"{block.address(place.ordinal)}; delete and recreate the pod",
+            )
+    if previous and not addresses <= previous:
+        raise RefusedError(
+            Code.MISMATCH,
+            f"{cannot}: it has {_listed(addresses)} here, and {_listed(previous)} in prevResult; "
+            "delete and recreate the pod",
+        )
+
+
+def _listed(addresses: Set[tuple[int, int]]) -> str:
+    return ", ".join(format_address(family, value) for family, value in sorted(addresses))

@@ -1,0 +1,41 @@
+"""Garbage collection: what a network's attachments hold that the runtime no longer knows.
+
+The runtime lists the attachments that it considers valid (CNI specification 1.1.0, "GC"); everything else of the same
+network on this node is released, as by a DEL. Nothing of another network is touched.
+"""
+
+from collections.abc import Iterator, Set
+
+from ipamd.core.clock import Now
+from ipamd.core.facts import Attachment, Released
+from ipamd.core.ledger import Ledger
+
+YOUNG = 60_000_000_000
+"""What was assigned so recently (ns) is kept: its ADD may have ended after the runtime made its list."""
+
+
+def collect(ledger: Ledger, network: str, valid: Set[tuple[str, str]], now: Now) -> list[Released]:
+    """Release what no valid attachment, a pair of container id and interface, holds; the facts to make durable.
+
+    An allocation under a container's handle that names no interface, as Calico's plugin writes it, is kept as long as
+    any attachment of the container is valid.
+    """
+    gone = [
+        Released(held.attachment, held.handle, held.places, now.boot)
+        for held in ledger.holdings.values()
+        if held.attachment.network == network
+        and (held.attachment.container, held.attachment.interface) not in valid
+        and not 0 <= now.unix - held.at < YOUNG
+    ]
+    gone += _adopted(ledger, network, {container for container, _interface in valid}, now)
+    for fact in gone:
+        ledger.apply(fact)
+    return gone
+
+
+def _adopted(ledger: Ledger, network: str, containers: Set[str], now: Now) -> Iterator[Released]:
+    handles = {handle for block in ledger.blocks.values() for handle in block.adopted}
+    for handle in sorted(handles):
+        name, _dot, container = handle.rpartition(".")
+        if name == network and container not in containers:
+            yield from ledger.unclaimed(Attachment(network, container, ""), [handle], now.boot)
