@@ -32,6 +32,7 @@ from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Committed, Fact, Released, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
+from ipamd.core.selector import parse_labels
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
 from ipamd.journal.errors import JournalError
 from ipamd.journal.journal import Journal, OpenReport
@@ -112,7 +113,7 @@ class Daemon:
         self.config, self.journal, self._now = config, journal, now
         self._open_store = open_store or _open_store
         policy = ReservePolicy(config.reserve.min, config.reserve.max, int(config.reserve.decay * 1e9))
-        self.ledger = Ledger(config.node, policy)
+        self.ledger = Ledger(config.node, policy, parse_labels(config.node_labels))
         self.ledger.replay(facts)
         for pool in self.ledger.pools_in_use():  # or views and metrics would show none until the store is back
             self.ledger.reserve(pool.name, self._now().boot)
@@ -258,6 +259,8 @@ class Daemon:
     def _complain(self) -> None:
         """Say once of each finding what an administrator should look at."""
         findings = {f"record {key}: {why}" for key, why in self.ledger.damaged.items()}
+        pools = self.ledger.settings.pools.values()
+        findings |= {f"pool {pool.name}: {pool.unreadable}" for pool in pools if pool.unreadable}
         for block in self.ledger.blocks.values():
             for ordinal, other in block.contested.items():
                 holder = block.desired[ordinal]

@@ -10,7 +10,6 @@ from ipamd import __version__
 from ipamd.config import Config
 from ipamd.core.address import FAMILIES
 from ipamd.core.ledger import Ledger
-from ipamd.core.pool import serving
 from ipamd.store.base import Store
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Progress
@@ -51,10 +50,9 @@ class Report:
             return "the datastore is locked"
         if self.journal_error:
             return f"the state file cannot be written: {self.journal_error}"
-        pools = self._ledger.settings.pools.values()
-        serves = [pool for family in FAMILIES for pool in serving(pools, family)]
+        serves = [pool for family in FAMILIES for pool in self._ledger.settings.selection.serving(family)]
         if not serves:
-            return "no pool serves this node" if self._ledger.synced else f"no pool is known yet; {self.excuse()}"
+            return self._unready_by_itself()
         if any(self._ledger.available(pool.name) for pool in serves):
             return ""
         refusals = [self._ledger.reserves[p.name].refusal for p in serves if p.name in self._ledger.reserves]
@@ -64,6 +62,14 @@ class Report:
         if self._connected and not self.excuse_of_store() and any(b.owned for b in self._ledger.blocks.values()):
             return ""
         return f"no address is in reserve; {self.excuse()}"
+
+    def _unready_by_itself(self) -> str:
+        """The same where no pool serves all pods: there may be pools for those that name one, or of some namespaces."""
+        if not self._ledger.synced:
+            return f"no pool is known yet; {self.excuse()}"
+        if any(self._ledger.serves(pool) for pool in self._ledger.settings.pools.values()):
+            return self.excuse_of_store()
+        return "no pool serves this node"
 
     def excuse(self) -> str:
         """Why an address is not to be had at once."""

@@ -36,6 +36,7 @@ def test_the_defaults_are_those_documented() -> None:
     config = load(NODE, {}, None).config
     assert {path: key.of(config) for path, key in KEYS.items()} == {
         "node": "n1",
+        "node_labels": "",
         "socket": Path("/run/ipamd/ipamd.sock"),
         "socket_group": "ipamd",
         "state_dir": Path("/var/lib/ipamd"),
@@ -175,6 +176,9 @@ def test_a_host_name_that_is_no_node_name_matters_only_without_node(monkeypatch:
         ("store", "sqlite", 'must be one of embedded, etcd, not "sqlite"'),
         ("durability", "", 'must be one of etcd, fsync, journal, not ""'),
         ("log_level", "INFO", 'must be one of debug, error, info, warning, not "INFO"'),
+        ("node_labels", "rack", 'must be labels as rack=0,zone=b, not "rack"'),
+        ("node_labels", "rack=0, zo ne=b", 'must be labels as rack=0,zone=b, not "zo ne=b"'),
+        ("node_labels", "rack=0,rack=1", "must give each label once, not rack again"),
         ("metrics_address", "9100", 'must be host:port or [IPv6 address]:port, not "9100"'),
         ("metrics_address", ":9100", 'must be host:port or [IPv6 address]:port, not ":9100"'),
         ("metrics_address", "localhost:http", 'must be host:port or [IPv6 address]:port, not "localhost:http"'),
@@ -493,6 +497,7 @@ _texts: dict[str, st.SearchStrategy[str]] = {
     "state_dir": _paths,
     "socket_group": st.text(st.characters(codec="utf-8"), max_size=20).filter(str.isprintable),
     "durability": st.sampled_from(["journal", "fsync", "etcd"]),
+    "node_labels": st.sampled_from(["", "rack=0", "topology.kubernetes.io/zone=b-1,empty="]),
     "metrics_address": st.just("") | _addresses,
     "etcd.endpoints": st.lists(_addresses.map("https://{}".format), max_size=3).map(",".join),
     "etcd.timeout": st.floats(0.1, 60).map("{:.17f}".format),

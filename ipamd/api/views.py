@@ -13,13 +13,18 @@ from ipamd.core.supply import shortage
 
 
 class PoolView(Struct, frozen=True):
-    """A pool, and this node's share of it. ``excluded``: why it does not serve this node's pods, "" if it does."""
+    """A pool, and this node's share of it.
+
+    ``excluded``: why it does not serve this node's pods that do not name it, "" if it serves those of all namespaces
+    or those that ``namespace_selector`` selects.
+    """
 
     name: str
     cidr: str
     block_size: int
     disabled: bool
     node_selector: str
+    namespace_selector: str
     excluded: str
     blocks: int
     addresses_in_use: int
@@ -77,8 +82,9 @@ def pools(ledger: Ledger) -> list[PoolView]:
             str(pool.cidr),
             pool.block_size,
             pool.disabled,
-            pool.node_selector,
-            pool.exclusion("Workload"),
+            pool.node_selector.text,
+            pool.namespace_selector.text,
+            exclusion.why if (exclusion := ledger.settings.selection.exclusion(pool)) else "",
             len(ledger.blocks_of(pool.name)),
             sum(_in_use(block) for block in ledger.blocks_of(pool.name)),
             ledger.available(pool.name),

@@ -98,6 +98,9 @@ class Config(Struct, frozen=True, kw_only=True):
     node: Annotated[str, Meta(description="this node's name in Kubernetes (default: the host's name)")] = field(
         default_factory=_host_name
     )
+    node_labels: Annotated[
+        str, Meta(description="this node's labels, as rack=0,zone=b, while the store has no Node record of Calico's")
+    ] = ""
     socket: Annotated[Path, Meta(description="Unix socket to serve")] = Path("/run/ipamd/ipamd.sock")
     socket_group: Annotated[
         str, Meta(description="group that may use the socket; where it does not exist, only root and the daemon's user")

@@ -2,7 +2,7 @@
 
 A refusal reads on from the name of the key: "must be a whole number from 1 to 4096, not 0".
 
-May import nothing of ipamd but ``config.schema`` and ``core.address``.
+May import nothing of ipamd but ``config.schema``, ``core.address`` and ``core.selector``.
 """
 
 import ipaddress
@@ -17,6 +17,7 @@ from msgspec import inspect
 
 from ipamd.config.schema import Key
 from ipamd.core.address import parse_cidr
+from ipamd.core.selector import parse_labels
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NODE = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -157,6 +158,13 @@ def _check_node(name: str) -> None:
         )
 
 
+def _check_labels(text: str) -> None:
+    try:
+        parse_labels(text)
+    except ValueError as error:
+        raise BadValueError(str(error)) from None
+
+
 def _check_socket(path: Path) -> None:
     size = len(str(path).encode())
     if size > _SOCKET_BYTES:
@@ -195,6 +203,7 @@ def _check_address(text: str) -> None:
 
 _FORMATS: dict[str, Callable[[Any], None]] = {
     "node": _check_node,
+    "node_labels": _check_labels,
     "socket": _check_socket,
     "metrics_address": _check_address,
     "etcd.endpoints": _check_endpoints,

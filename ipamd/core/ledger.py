@@ -6,7 +6,7 @@ the same ``apply``. What comes from the store arrives as ``Committed`` facts, wh
 arrival: an older revision than the known one is ignored.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ipamd.core import keys
 from ipamd.core.address import FAMILIES
@@ -14,7 +14,7 @@ from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Released, Withdrawn
-from ipamd.core.pool import Pool, choose, serving
+from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord, RecordError
 from ipamd.core.request import Added, AddRequest, Deleted, Shortage
 from ipamd.core.reserve import RETRY_AFTER, Reserve, ReservePolicy
@@ -31,13 +31,14 @@ class Ledger:
     """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name.
 
     ``strays`` are handles of deleted attachments that this node knew nothing of, to be looked up in the store.
+    ``labels`` are the node's while the store has no Node record.
     """
 
-    def __init__(self, node: str, policy: ReservePolicy) -> None:
+    def __init__(self, node: str, policy: ReservePolicy, labels: Mapping[str, str] | None = None) -> None:
         self.node = node
         self.policy = policy
         self.reserve_handle = f"ipamd-reserve-{node}"
-        self.settings = Settings(node)
+        self.settings = Settings(node, labels)
         self.blocks: dict[str, Block] = {}
         self.holdings: dict[Attachment, Assigned] = {}
         self.tombstones: dict[Attachment, int] = {}
@@ -124,13 +125,15 @@ class Ledger:
     def _head(self, request: AddRequest, family: int, now: int) -> Place | Shortage:
         if not self.synced and not self.settings.pools:
             return Shortage("")
-        pools = choose(self.settings.pools.values(), family, request.named.get(family, ()), request.subject)
+        pools = self.settings.selection.choose(request, family)
         for pool in pools:
             for block in self._by_pool.get(pool.name, ()):
                 ordinal = block.head()
                 if ordinal is not None:
                     return block.place(ordinal)
-            if self.reserve(pool.name, now).refusal is None:
+            reserve = self.reserve(pool.name, now)
+            reserve.named = reserve.named or bool(request.named.get(family))
+            if reserve.refusal is None:
                 return Shortage(pool.name)
         refusals = []
         for pool in pools:
@@ -312,21 +315,29 @@ class Ledger:
     def pools_in_use(self) -> list[Pool]:
         """The pools to keep a reserve in.
 
-        Of each IP version the first that serves this node (the next too, while it cannot be filled), and any other in
-        which this node holds addresses or an ADD waits for one.
+        Of each IP version the first that serves this node's pods whatever their namespace (the next too, while it
+        cannot be filled), and any other in which this node holds addresses or an ADD waits for one, as long as it
+        serves.
         """
         pools = {}
         for family in FAMILIES:
-            for pool in serving(self.settings.pools.values(), family):
+            for pool in self.settings.selection.serving(family):
                 pools[pool.name] = pool
                 if pool.name not in self.reserves or self.reserves[pool.name].refusal is None:
                     break
         for pool in self.settings.pools.values():
             waiting = pool.name in self.reserves and self.reserves[pool.name].waiting
             held = any(block.desired for block in self.blocks_of(pool.name))
-            if not pool.disabled and "Workload" in pool.allowed_uses and (waiting or held):
+            if (waiting or held) and self.serves(pool):
                 pools[pool.name] = pool
         return list(pools.values())
+
+    def serves(self, pool: Pool) -> bool:
+        """Whether an ADD here may get an address of the pool: by its selectors, or because ADDs here do name it."""
+        if self.settings.selection.exclusion(pool) is None:
+            return True
+        named = pool.manual or (pool.name in self.reserves and self.reserves[pool.name].named)
+        return named and not pool.disabled and "Workload" in pool.allowed_uses
 
 
 def late(request: AddRequest) -> RefusedError:

@@ -354,6 +354,22 @@ def datastore_locked(value: bytes | None) -> bool:
         raise RecordError(f"not a ClusterInformation: {error}") from error
 
 
+class _NodeMetadata(Struct):
+    labels: dict[str, str] | None = None
+
+
+class _Node(Struct):
+    metadata: _NodeMetadata
+
+
+def node_labels(value: bytes) -> dict[str, str]:
+    """The labels of a Node, which its Kubernetes node's are copied to."""
+    try:
+        return msgspec.json.decode(value, type=_Node).metadata.labels or {}
+    except MALFORMED as error:
+        raise RecordError(f"not a Node: {error}") from error
+
+
 class _ReservationSpec(Struct):
     reservedCIDRs: list[str] | None = None  # noqa: N815 - Calico's field name
 

@@ -8,8 +8,9 @@ from ipamd.core.facts import Assigned, Attachment, Fact
 class AddRequest(Struct, frozen=True):
     """One address for each of ``families`` (4, 6), all or none, for an attachment.
 
-    ``named`` are the pools that the request names for an IP version, by name or CIDR; ``labels`` what the
-    allocation's attributes say beside node and time; ``started`` when the ADD began (CLOCK_BOOTTIME, ns).
+    ``named`` are the pools that the request names for an IP version, by name or CIDR, and ``named_by`` where it does,
+    in the words of an error; ``namespace_labels`` are those of the pod's namespace (None: not known); ``labels`` what
+    the allocation's attributes say beside node and time; ``started`` when the ADD began (CLOCK_BOOTTIME, ns).
     """
 
     attachment: Attachment
@@ -17,6 +18,8 @@ class AddRequest(Struct, frozen=True):
     labels: dict[str, str]
     started: int
     named: dict[int, tuple[str, ...]] = {}
+    named_by: str = "the request"
+    namespace_labels: dict[str, str] | None = None
 
     @property
     def subject(self) -> str:

@@ -34,13 +34,15 @@ class Refusal(Struct, frozen=True):
 class Reserve:
     """The reserve of one pool on this node: its target, who waits for it, and why it cannot be filled."""
 
-    __slots__ = ("_changed", "level", "policy", "refusal", "waiting")
+    __slots__ = ("_changed", "level", "named", "policy", "refusal", "waiting")
 
     def __init__(self, policy: ReservePolicy, now: int) -> None:
         self.policy = policy
         self.level = policy.minimum
         self.waiting = 0
         self.refusal: Refusal | None = None
+        self.named = False
+        """Whether an ADD named the pool since the daemon's start, so that its selectors do not count."""
         self._changed = now
 
     @property

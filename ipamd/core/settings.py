@@ -4,6 +4,7 @@ Holds the raw records (for the checkpoint) and their meaning. A record that cann
 meaning of its key in force and raises RecordError.
 """
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -11,32 +12,49 @@ from msgspec.structs import replace
 from ipamd.core import keys
 from ipamd.core.address import Cidr
 from ipamd.core.pool import Pool, decode_pool
-from ipamd.core.records import IpamConfig, datastore_locked, decode_config, reserved_cidrs
+from ipamd.core.records import IpamConfig, datastore_locked, decode_config, node_labels, reserved_cidrs
+from ipamd.core.selection import Selection
 
 
 class Settings:
-    """The cluster's settings as this node last saw them."""
+    """The cluster's settings as this node last saw them.
 
-    def __init__(self, node: str) -> None:
+    ``node_labels`` are those of the Node record; without one, those that the daemon was configured with.
+    """
+
+    def __init__(self, node: str, labels: Mapping[str, str] | None = None) -> None:
         self.node = node
+        self.node_labels = self._configured_labels = dict(labels or {})
         self.records: dict[str, bytes] = {}
         self.pools: dict[str, Pool] = {}
         self.reservations: dict[str, tuple[Cidr, ...]] = {}
         self.config = IpamConfig()
         self.locked = False
+        self._selection: Selection | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """Which pools serve which requests for workloads on this node: worked out once per change."""
+        if self._selection is None:
+            self._selection = Selection(self.pools.values(), self.node, self.node_labels)
+        return self._selection
 
     def apply(self, key: str, value: bytes | None) -> bool:
         """Take in a record; returns whether it is a pool, on which the order of blocks depends."""
         kind, name = keys.kind_of(key), keys.name_of(key)
         if kind is keys.Kind.POOL:
             _set(self.pools, name, None if value is None else replace(decode_pool(value), name=name))
+            self._selection = None
         elif kind is keys.Kind.RESERVATION:
             _set(self.reservations, name, None if value is None else reserved_cidrs(value))
         elif kind is keys.Kind.CONFIG:
             self.config = decode_config(value)
         elif kind is keys.Kind.CLUSTER_INFORMATION:
             self.locked = datastore_locked(value)
-        elif kind is not keys.Kind.NODE:
+        elif kind is keys.Kind.NODE and name == self.node:
+            self.node_labels = self._configured_labels if value is None else node_labels(value)
+            self._selection = None
+        else:
             return False
         if value is None:
             self.records.pop(key, None)

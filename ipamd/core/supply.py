@@ -76,10 +76,14 @@ def idle_block(ledger: Ledger, now: int) -> Block | None:
     """A block of this node that nobody uses, has not for a while, and that the reserve can do without."""
     for block in ledger.blocks.values():
         block.idle_since = (block.idle_since or now) if block.empty else None
-        if not block.owned or block.idle_since is None or now - block.idle_since < IDLE_BLOCK:
+        if not block.owned or block.idle_since is None:
             continue
         pool = ledger.pool_of(block)
-        if pool is None or pool not in ledger.pools_in_use():
+        if pool is None or not ledger.serves(pool):
+            return block  # at once: it will not be wanted again in a minute
+        if now - block.idle_since < IDLE_BLOCK:
+            continue
+        if pool not in ledger.pools_in_use():
             return block
         others = [other for other in ledger.blocks_of(pool.name) if other is not block and other.owned]
         if others and sum(other.available for other in others) >= ledger.reserve(pool.name, now).target:

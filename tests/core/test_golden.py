@@ -64,7 +64,7 @@ def test_a_pool_is_read(key: str, value: bytes) -> None:
     assert pool.allowed_uses == tuple(spec["allowedUses"])
     assert pool.manual == (spec.get("assignmentMode") == "Manual")
     assert pool.disabled == spec.get("disabled", False)
-    assert pool.node_selector == spec["nodeSelector"]
+    assert pool.node_selector.text == spec["nodeSelector"]
 
 
 @pytest.mark.parametrize(("_key", "value"), cases(keys.Kind.RESERVATION))

@@ -1,12 +1,11 @@
-"""Which pools serve a request, and what is said when none does."""
+"""What the record of an IP pool says."""
 
 import json
 
 import pytest
 
 from ipamd.core.address import parse_cidr
-from ipamd.core.errors import Code, RefusedError
-from ipamd.core.pool import Pool, choose, decode_pool, serving
+from ipamd.core.pool import Pool, decode_pool
 from ipamd.core.records import RecordError
 
 
@@ -18,111 +17,6 @@ def pool(name: str, cidr: str = "10.0.0.0/16", size: int = 26, **values: object)
 def resource(**spec: object) -> bytes:
     """An IPPool record with this spec."""
     return json.dumps({"metadata": {"name": "p"}, "spec": spec}).encode()
-
-
-def refusal(pools: list[Pool], named: tuple[str, ...] = (), family: int = 4) -> str:
-    """The text with which no pool is chosen."""
-    with pytest.raises(RefusedError) as refused:
-        choose(pools, family, named, "default/web")
-    assert refused.value.code is Code.NO_POOL
-    assert refused.value.msg == str(refused.value)
-    return refused.value.msg
-
-
-def test_pools_are_tried_in_name_order() -> None:
-    """Every enabled automatic pool that matches serves, in the order of the names, not of their creation."""
-    pools = [pool("c", "10.3.0.0/16"), pool("a", "10.1.0.0/16"), pool("b", "10.2.0.0/16", disabled=True)]
-    assert [p.name for p in choose(pools, 4, (), "x")] == ["a", "c"]
-
-
-def test_only_pools_of_the_ip_version_serve() -> None:
-    """An IPv6 pool never serves an IPv4 address."""
-    pools = [pool("a"), pool("b", "fd00::/64", 122)]
-    assert [p.name for p in choose(pools, 6, (), "x")] == ["b"]
-    assert [p.name for p in serving(pools, 4)] == ["a"]
-
-
-def test_a_named_pool_serves_whatever_its_selectors() -> None:
-    """A pool named by the request, by name or CIDR, serves although it is Manual or selects other nodes."""
-    pools = [
-        pool("auto"),
-        pool("manual", "10.1.0.0/16", manual=True),
-        pool("else", "10.2.0.0/16", node_selector="rack == '1'", namespace_selector="has(x)"),
-    ]
-    assert [p.name for p in choose(pools, 4, ("10.1.0.0/16", "else"), "x")] == ["else", "manual"]
-    assert [p.name for p in choose(pools, 4, (), "x")] == ["auto"]
-
-
-@pytest.mark.parametrize(
-    ("values", "why"),
-    [
-        ({"disabled": True}, "is disabled"),
-        ({"manual": True}, "is Manual (only for requests that name it)"),
-        ({"allowed_uses": ("Tunnel",)}, "is not allowed for use Workload (allowedUses: Tunnel)"),
-        ({"allowed_uses": ("LoadBalancer",)}, "is not allowed for use Workload (allowedUses: LoadBalancer)"),
-        ({"node_selector": "rack == '1'"}, "excludes this node by its nodeSelector (rack == '1')"),
-        ({"namespace_selector": "has(t)"}, "excludes the namespace by its namespaceSelector (has(t))"),
-        ({"disabled": True, "manual": True}, "is disabled"),
-    ],
-)
-def test_the_error_says_what_excluded_the_only_pool(values: dict[str, object], why: str) -> None:
-    """Without a pool that serves, the error names each pool with its reason, and what to do."""
-    assert refusal([pool("p", **values)]) == (
-        f"cannot assign an IPv4 address to default/web: pool p {why}; enable or create a pool that serves this node"
-    )
-
-
-def test_the_error_lists_all_pools_in_name_order() -> None:
-    """Every pool of the version that was asked for is accounted for; those of the other version are not."""
-    pools = [pool("b", manual=True), pool("six", "fd00::/64", 122), pool("a", "10.1.0.0/16", disabled=True)]
-    assert refusal(pools) == (
-        "cannot assign an IPv4 address to default/web: pool a is disabled; "
-        "pool b is Manual (only for requests that name it); enable or create a pool that serves this node"
-    )
-
-
-def test_the_error_says_that_there_is_no_pool() -> None:
-    """Where no pool of the version exists, that is what the error says."""
-    assert refusal([pool("four")], family=6) == (
-        "cannot assign an IPv6 address to default/web: there is no IPv6 pool; "
-        "enable or create a pool that serves this node"
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("nope", "does not exist"),
-        ("10.9.0.0/16", "does not exist"),
-        ("six", "does not exist"),
-        ("off", "is disabled"),
-        ("tunnels", "is not allowed for use Workload (allowedUses: Tunnel)"),
-    ],
-)
-def test_a_named_pool_must_exist_be_enabled_and_allow_the_use(name: str, problem: str) -> None:
-    """One bad name refuses the request, although another named pool would do; a pod gets what was meant or nothing."""
-    pools = [
-        pool("good"),
-        pool("six", "fd00::/64", 122),
-        pool("off", "10.1.0.0/16", disabled=True),
-        pool("tunnels", "10.2.0.0/16", allowed_uses=("Tunnel",), node_selector="none"),
-    ]
-    assert refusal(pools, ("good", name)) == (
-        f"cannot assign an IPv4 address to default/web: pool {name}, which the request names, {problem}; "
-        "name an enabled pool of this IP version, by name or CIDR"
-    )
-
-
-def test_a_manual_pool_named_for_tunnels_says_the_use() -> None:
-    """For a named pool the reason is never its mode or a selector, which do not count then."""
-    assert "is not allowed for use Workload" in refusal([pool("t", allowed_uses=("Tunnel",))], ("t",))
-    assert "is not allowed for use Workload" in refusal([pool("t", allowed_uses=("Tunnel",), manual=True)], ("t",))
-
-
-@pytest.mark.parametrize("selector", ["", "all()", " all() "])
-def test_a_selector_that_matches_everything_serves(selector: str) -> None:
-    """An empty selector and all() match every node."""
-    assert serving([pool("p", node_selector=selector)], 4)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +54,27 @@ def test_a_pool_that_cannot_be_is_refused(spec: dict[str, object], says: str) ->
     with pytest.raises(RecordError) as refused:
         decode_pool(resource(**spec))
     assert str(refused.value) == says
+
+
+def test_selectors_are_read_with_the_record() -> None:
+    """An absent selector, as an empty one, selects everything."""
+    pool = decode_pool(resource(cidr="10.0.0.0/16", nodeSelector="rack == '0'", namespaceSelector="has(team)"))
+    assert (pool.node_selector.text, pool.namespace_selector.text, pool.unreadable) == ("rack == '0'", "has(team)", "")
+    for spec in ({}, {"nodeSelector": "", "namespaceSelector": ""}):
+        pool = decode_pool(resource(cidr="10.0.0.0/16", **spec))
+        assert pool.node_selector.selects_all
+        assert pool.namespace_selector.selects_all
+
+
+def test_a_selector_that_cannot_be_read_is_told_and_kept() -> None:
+    """The rest of the pool is as good as ever: the record is no damaged one."""
+    pool = decode_pool(resource(cidr="10.0.0.0/16", nodeSelector="rack = 1", namespaceSelector="team"))
+    assert pool.node_selector.text == "rack = 1"
+    assert pool.unreadable == (
+        "its nodeSelector (rack = 1) cannot be read: expected ==, !=, in, not in, contains, starts with or ends with at "
+        'character 6, not "= 1"; its namespaceSelector (team) cannot be read: expected ==, !=, in, not in, contains, '
+        "starts with or ends with at character 5, not the end"
+    )
 
 
 def test_a_pool_that_is_being_deleted_serves_nobody() -> None:
