@@ -205,6 +205,12 @@ class Block:
             self.contested[ordinal] = holder
             self._unadopt(holder, ordinal)
 
+    def restate(self, ordinal: int, assigned: Assigned) -> None:
+        """The attachment that holds the ordinal is from now on told of in these words."""
+        self.desired[ordinal] = assigned
+        if ordinal in self.unflushed:
+            self.unflushed[ordinal] = assigned
+
     def unassign(self, ordinal: int) -> None:
         """Undo ``assign``, in the same step: the ordinal is the next to be handed out, or the store's again."""
         assigned = self.desired.pop(ordinal)

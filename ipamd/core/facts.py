@@ -45,6 +45,8 @@ class Assigned(Struct, frozen=True, tag="assigned", tag_field="t"):
     labels: dict[str, str]
     """What goes into the allocation's ``secondary`` attributes beside node and timestamp: pod, namespace."""
     at: int
+    began: int = 0
+    """When the ADD began (CLOCK_BOOTTIME, ns): a DEL that began earlier ends another life. 0: in an earlier boot."""
 
 
 class Released(Struct, frozen=True, tag="released", tag_field="t"):
@@ -71,4 +73,8 @@ class Withdrawn(Struct, frozen=True, tag="withdrawn", tag_field="t"):
     ordinals: tuple[int, ...]
 
 
-Fact = Committed | Assigned | Released | Withdrawn
+class Rebooted(Struct, frozen=True, tag="rebooted", tag_field="t"):
+    """The host was booted: readings of CLOCK_BOOTTIME before this fact are earlier than any after it."""
+
+
+Fact = Committed | Assigned | Released | Withdrawn | Rebooted

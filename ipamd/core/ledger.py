@@ -8,12 +8,14 @@ arrival: an older revision than the known one is ignored.
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from msgspec.structs import replace
+
 from ipamd.core import keys
 from ipamd.core.address import FAMILIES
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
-from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Released, Withdrawn
+from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Rebooted, Released, Withdrawn
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord, RecordError
 from ipamd.core.request import Added, AddRequest, Deleted, Shortage
@@ -67,7 +69,7 @@ class Ledger:
             if isinstance(found, Shortage):
                 return found
             places.append(found)
-        assigned = Assigned(request.attachment, handle, tuple(places), request.labels, now.unix)
+        assigned = Assigned(request.attachment, handle, tuple(places), request.labels, now.unix, request.started)
         self.apply(assigned)
         self._note_drain(places, now.boot)
         return Added(assigned, (assigned,))
@@ -78,8 +80,11 @@ class Ledger:
         Releases what the attachment holds, and what the store has under its handle or under ``also`` (the older
         ``<namespace>.<pod>``, or "") without telling whose interface it is: allocations of Calico's own plugin. If
         there is nothing here, the handles become ``strays``: they may have addresses in blocks of other nodes.
+        A DEL that began before the ADD it would undo was kept somewhere on its way: the attachment lives again.
         """
         held = self.holdings.get(attachment)
+        if held is not None and held.began > started:
+            return Deleted(())
         handles = tuple(filter(None, (attachment.handle, also)))
         facts = [Released(attachment, attachment.handle, held.places if held else (), started)]
         facts += self.unclaimed(attachment, handles, started)
@@ -172,6 +177,8 @@ class Ledger:
                 self._apply_released(fact)
             case Withdrawn():
                 self._block(fact.block).withdraw(fact.ordinals)
+            case Rebooted():
+                self._apply_rebooted()
 
     def _apply_assigned(self, fact: Assigned) -> None:
         earlier = {held.attachment: held for held in (self.holdings.get(fact.attachment),) if held is not None}
@@ -194,6 +201,13 @@ class Ledger:
             self._block(place.block).release(place.ordinal, fact.handle)
         if fact.started:
             self.tombstones[fact.attachment] = max(fact.started, self.tombstones.get(fact.attachment, 0))
+
+    def _apply_rebooted(self) -> None:
+        self.tombstones.clear()
+        for attachment, held in self.holdings.items():
+            self.holdings[attachment] = earlier = replace(held, began=0)
+            for place in held.places:
+                self._block(place.block).restate(place.ordinal, earlier)
 
     def _apply_committed(self, fact: Committed) -> None:
         if fact.revision <= self._revisions.get(fact.key, -1):

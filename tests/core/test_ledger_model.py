@@ -50,6 +50,7 @@ class Promise(RuleBasedStateMachine):
         self.known = batch.Known()
         self.boot = 100
         self.live: dict[Attachment, tuple[Place, ...]] = {}
+        self.began: dict[Attachment, int] = {}
         self.deleted: dict[Attachment, int] = {}
         self.foreign: dict[Place, str] = {}
         self.tainted: set[Place] = set()
@@ -155,16 +156,21 @@ class Promise(RuleBasedStateMachine):
         else:
             assert [parse_cidr(place.block).family for place in got] == list(wanted)
             assert all(images[place] in (RESERVE, who.handle) for place in got)
+            self.began[who] = request.started
         self.journal.extend(decided.facts)
         assert not {place for places in self.live.values() for place in places} & set(got)
         self.live[who] = got
 
     @rule(container=containers, interface=interfaces, ago=ago, durable=st.sampled_from([True] * 5 + [False]))
     def delete(self, container: str, interface: str, ago: int, durable: bool) -> None:
-        """A DEL, which succeeds also when the state file cannot be written."""
+        """A DEL, which succeeds also when the state file cannot be written, or when a later ADD had overtaken it."""
         who = Attachment("k8s-pod-network", container, interface)
         started = self.boot - ago
+        overtaken = who in self.ledger.holdings and self.began[who] > started
         facts = self.ledger.delete(who, f"ns.{container}", started).facts
+        if overtaken:
+            assert facts == ()
+            return
         held = self.live.pop(who, ())
         released = [place for fact in facts if isinstance(fact, Released) for place in fact.places]
         assert set(held) <= set(released)

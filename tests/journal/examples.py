@@ -12,7 +12,7 @@ def assigned(number: int) -> Assigned:
     """The fact with this number in its ``at``."""
     attachment = Attachment("k8s-pod-network", f"container-{number}", "eth0")
     place = Place("10.0.0.0/26", number % 64)
-    return Assigned(attachment, attachment.handle, (place,), {"pod": f"web-{number}"}, number)
+    return Assigned(attachment, attachment.handle, (place,), {"pod": f"web-{number}"}, number, number)
 
 
 EACH_KIND: tuple[Fact, ...] = (
