@@ -24,12 +24,13 @@ from ipamd.api.http import Request, Response
 from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd
+from ipamd.api.spool import Spool
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Committed, Fact, Released, Withdrawn
+from ipamd.core.facts import Assigned, Committed, Fact, Rebooted, Released, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
@@ -90,6 +91,9 @@ async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run 
     journal, facts, report = Journal.open(config.state_dir, config.node, boot_id())
     _log.info("state file read", path=str(config.state_dir / "state"), facts=len(facts), **_opened(report))
     try:
+        if report.rebooted:
+            facts.append(Rebooted())
+            journal.owe(facts[-1:])
         await Daemon(config, journal, facts).run(demo=demo)
     finally:
         journal.close()
@@ -157,6 +161,10 @@ class Daemon:
 
     async def run(self, *, demo: bool) -> None:
         """Serve until a signal comes."""
+        spool = Spool(self.config.spool_dir, boot_id(), self.handlers.cni, lambda: not self.journal.owing, _report)
+        spool.prepare()
+        spool.carry_out()
+        self.handlers.catch_up = spool.carry_out
         async with trio.open_nursery() as background:
             async with trio.open_nursery() as serving:
                 for server, listener in self._listen():
@@ -164,6 +172,7 @@ class Daemon:
                     self.servers.append(server)
                 _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
                 background.start_soon(self.work)
+                background.start_soon(_empty, spool)
                 background.start_soon(self._announce_ready, demo)
                 _log.info("stopping", signal=await told_to_stop())
                 self.report.stopping = True
@@ -379,6 +388,13 @@ async def _open_store(config: Config) -> Store:
         return EmbeddedStore(config.embedded.path)
     # In a thread: importing grpc takes 0.1 s, in which the socket already serves from the state file.
     return await trio.to_thread.run_sync(_open_etcd, config)
+
+
+async def _empty(spool: Spool) -> None:
+    """Carry out what a plugin kept although the daemon runs: it hung, or was just starting."""
+    while True:
+        await trio.sleep(HOUSEKEEPING)
+        spool.carry_out()
 
 
 def _open_etcd(config: Config) -> Store:

@@ -92,6 +92,11 @@ class Daemon:
             self._process.send_signal(number)
         return self._process.wait(timeout=20)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, which lives on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self) -> int:
         """End it as an operator does (SIGTERM)."""
         return self.kill(signal.SIGTERM)
@@ -146,12 +151,14 @@ class Daemon:
         interface: str = "eth0",
         args: str | None = None,
         name: str = "ipamd",
+        timeout_ms: int = 60_000,
     ) -> "Answer":
         """Run the real plugin against this daemon."""
         conf = config or network()
         env = {
             "CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_NETNS": "/var/run/netns/x",
             "CNI_IFNAME": interface, "CNI_PATH": "/opt/cni/bin", "IPAMD_SOCKET": str(self.socket),
+            "IPAMD_SPOOL_DIR": str(self.directory / "state" / "del.d"), "IPAMD_TIMEOUT": str(timeout_ms),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{container}" if args is None else args,
         }  # fmt: skip
         done = subprocess.run(

@@ -40,6 +40,7 @@ def test_the_defaults_are_those_documented() -> None:
         "socket": Path("/run/ipamd/ipamd.sock"),
         "socket_group": "ipamd",
         "state_dir": Path("/var/lib/ipamd"),
+        "spool_dir": Path("/var/lib/ipamd/del.d"),
         "store": "embedded",
         "durability": "journal",
         "metrics_address": "",

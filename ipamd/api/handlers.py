@@ -79,6 +79,8 @@ class Handlers:
         self._append, self._owe, self._wake, self._observe, self._durable = append, owe, wake, observe, durable
         self.ready: Callable[[], str] = lambda: ""
         """Why an ADD could not be served now; "" if it could."""
+        self.catch_up: Callable[[], None] = lambda: None
+        """Carries out the DELs that were kept while the daemon was away."""
 
     def cni(self, request: Request, _peer: Peer) -> Response | Awaitable[Response]:
         """Answer one call of the plugin."""
@@ -109,6 +111,8 @@ class Handlers:
     def _add(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
         asked = cni.add_request(invocation)
         check_gateway(invocation.config, self._ledger.settings)
+        if asked.attachment in self._ledger.holdings:
+            self.catch_up()  # a DEL that came before this repeated ADD must not come after it
         began = self._elapsed()
         decided = self._ledger.add(asked, self._now())
         stages.decide = self._elapsed() - began
@@ -145,7 +149,8 @@ class Handlers:
         began = self._elapsed()
         decided = self._ledger.delete(invocation.attachment, cni.older_handle(invocation), invocation.started)
         stages.decide = self._elapsed() - began
-        self._give_up(decided.facts, stages)
+        if decided.facts:
+            self._give_up(decided.facts, stages)
         # It ends the wait of an ADD that it overtook; only now, as what that may decide comes after it in a replay.
         self._waiting.serve(invocation.attachment)
         # Whatever ``durability`` says, a DEL waits for nothing: what a power cut makes of it ends the pod as well, and

@@ -9,9 +9,13 @@
  * Order: read standard input, check the environment, connect (again and again, for a daemon may be restarting),
  * send, read the whole answer, and only then write. A half answer never reaches standard output.
  *
+ * A DEL that cannot be delivered is kept: the request goes as it is into a file of the spool, which the daemon reads
+ * when it is back, and the DEL succeeds. No pod hangs in Terminating because the daemon is being upgraded.
+ *
  * The runtime runs this on the host and waits for it: static, no stdio, no locale, memory from the heap only for
  * input and answers beyond the buffers below.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -19,10 +23,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h> /* renameat, nothing else of it */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
@@ -40,6 +46,8 @@ enum {
     BODY_LIMIT = 64 << 20, /* bytes of standard input, and of an answer: what is longer is a mistake, not a pod */
     HEAD_LIMIT = 64 << 10, /* bytes of an answer's head */
     CONNECT_MS = 5000,     /* a restart of the daemon takes less */
+    CONNECT_DEL_MS = 1000, /* the longest for a DEL, which can be kept instead */
+    SPOOL_LIMIT = 10000,   /* DELs kept: more than any node has pods */
     ANSWER_MS = 60000,     /* kubelet gives up on the whole sandbox after two minutes or more */
     FIRST_WAIT_MS = 5,
     LONGEST_WAIT_MS = 100,
@@ -47,6 +55,7 @@ enum {
 };
 
 #define DEFAULT_SOCKET "/run/ipamd/ipamd.sock"
+#define DEFAULT_SPOOL "/var/lib/ipamd/del.d"
 #define DEFAULT_VERSION "1.1.0"
 #define SUPPORTED_VERSIONS "[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]"
 
@@ -81,6 +90,7 @@ static struct buffer input = {input_room, 0, sizeof input_room, false};
 static struct buffer head = {head_room, 0, sizeof head_room, false};
 static struct buffer answer = {answer_room, 0, sizeof answer_room, false};
 static struct configuration config;
+static bool is_del; /* and its request is built: it can be kept */
 
 #define FAIL(code, details, ...) fail(code, details, (const char *const[]){__VA_ARGS__, NULL})
 static _Noreturn void fail(int code, const char *details, const char *const *words);
@@ -192,9 +202,18 @@ static void put_version(struct buffer *b)
         put_text(b, DEFAULT_VERSION);
 }
 
-/* Ends the process with a CNI error object whose `msg` is the words one after another. */
+static const char *keep_request(void);
+
+/* Ends the process with a CNI error object whose `msg` is the words one after another; or, if it is only that the
+   daemon cannot take a DEL now, with success. */
 static _Noreturn void fail(int code, const char *details, const char *const *words)
 {
+    if (is_del && code == TRY_AGAIN_LATER) {
+        const char *why_not = keep_request();
+        if (why_not == NULL)
+            exit(0);
+        details = why_not;
+    }
     head.len = 0;
     put_text(&head, "{\"cniVersion\":\"");
     put_version(&head);
@@ -385,6 +404,67 @@ static void build_head(const char *plugin, int64_t started)
     put_text(&head, "\r\n\r\n");
 }
 
+/* ---- the spool ---- */
+
+static char spool_file[128]; /* the name of the kept request, after the dot that hides it while it is written */
+
+/* ".<boot id>.<start>.<process>": in one boot the order of the names is the order of the DELs. */
+static bool name_file(int64_t started)
+{
+    char boot[36], number[20];
+    struct buffer name = {spool_file, 0, sizeof spool_file, false};
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    bool known = fd >= 0 && read(fd, boot, sizeof boot) == (ssize_t)sizeof boot;
+
+    if (fd >= 0)
+        close(fd);
+    for (size_t i = sizeof number; i-- > 0; started /= 10)
+        number[i] = (char)('0' + started % 10);
+    put_text(&name, ".");
+    put(&name, boot, sizeof boot);
+    put_text(&name, ".");
+    put(&name, number, sizeof number);
+    put_text(&name, ".");
+    put_number(&name, (uint64_t)getpid());
+    put(&name, "", 1);
+    return known;
+}
+
+static bool is_full(int directory)
+{
+    int count = 0, own = dup(directory);
+    DIR *listing = own < 0 ? NULL : fdopendir(own);
+    if (listing == NULL)
+        return true;
+    while (count < SPOOL_LIMIT && readdir(listing) != NULL)
+        count++;
+    closedir(listing);
+    return count >= SPOOL_LIMIT;
+}
+
+/* Writes the request to a file of the spool, whole or not at all; NULL, or the reason why it cannot. The file is the
+   daemon's, whoever runs the plugin: it has the owner of the directory, which the daemon makes when it starts. */
+static const char *keep_request(void)
+{
+    const char *spool = getenv("IPAMD_SPOOL_DIR");
+    struct stat owner;
+    int directory = open(spool != NULL && *spool != '\0' ? spool : DEFAULT_SPOOL, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (directory < 0 || fstat(directory, &owner) != 0)
+        return "the DEL could not be kept: ipamd's spool (IPAMD_SPOOL_DIR) cannot be opened";
+    if (is_full(directory))
+        return "the DEL could not be kept: ipamd's spool is full";
+    int fd = openat(directory, spool_file, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return "the DEL could not be kept: ipamd's spool cannot be written";
+    bool kept = write_all(fd, head.at, head.len) && write_all(fd, input.at, input.len) && fsync(fd) == 0 &&
+                (owner.st_uid == geteuid() || fchown(fd, owner.st_uid, owner.st_gid) == 0) && close(fd) == 0 &&
+                renameat(directory, spool_file, directory, spool_file + 1) == 0 && fsync(directory) == 0;
+    if (!kept)
+        unlinkat(directory, spool_file, 0);
+    return kept ? NULL : "the DEL could not be kept: ipamd's spool cannot be written";
+}
+
 /* What `fd` is ready for; ends the process at the deadline. */
 static short ready(int fd, short events, int64_t deadline, const char *path)
 {
@@ -547,15 +627,19 @@ static int answer_version(void)
     return write_all(STDOUT_FILENO, head.at, head.len) ? 0 : 1;
 }
 
-static int ask_daemon(const char *plugin, int64_t started)
+static int ask_daemon(const char *command, const char *plugin, int64_t started)
 {
-    int64_t window = started + milliseconds_of("IPAMD_CONNECT_TIMEOUT", CONNECT_MS) * 1000000;
+    int64_t connect_ms = milliseconds_of("IPAMD_CONNECT_TIMEOUT", CONNECT_MS);
     int64_t answer_ms = milliseconds_of("IPAMD_TIMEOUT", ANSWER_MS);
     struct sockaddr_un where = socket_address();
     struct reply reply = {0};
     const char *why;
 
     build_head(plugin, started);
+    is_del = strcmp(command, "DEL") == 0 && name_file(started);
+    if (is_del && connect_ms > CONNECT_DEL_MS)
+        connect_ms = CONNECT_DEL_MS;
+    int64_t window = started + connect_ms * 1000000;
     for (int wait = FIRST_WAIT_MS; (why = attempt(&where, answer_ms, &reply)) != NULL; wait *= 2) {
         int left = left_until(window);
         if (left == 0)
@@ -589,5 +673,5 @@ int main(int argc, char **argv)
     scan_configuration(input.at, input.at + input.len);
     if (strcmp(command, "VERSION") == 0)
         return answer_version();
-    return ask_daemon(slash == NULL ? plugin : slash + 1, started);
+    return ask_daemon(command, slash == NULL ? plugin : slash + 1, started);
 }

@@ -92,7 +92,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """Everything the daemon can be told.
 
     Times are seconds, sizes are bytes, paths are absolute. ``load`` is what checks a configuration and works out
-    the defaults that depend on other keys (``store``, ``embedded.path``); one made directly is taken at its word.
+    the defaults that depend on other keys (``store``, ``embedded.path``, ``spool_dir``); one made directly is taken at
+    its word.
     """
 
     node: Annotated[str, Meta(description="this node's name in Kubernetes (default: the host's name)")] = field(
@@ -106,6 +107,10 @@ class Config(Struct, frozen=True, kw_only=True):
         str, Meta(description="group that may use the socket; where it does not exist, only root and the daemon's user")
     ] = "ipamd"
     state_dir: Annotated[Path, Meta(description="directory of the state file")] = Path("/var/lib/ipamd")
+    spool_dir: Annotated[
+        Path,
+        Meta(description="where the plugin keeps DELs while the daemon is away (default: del.d in state_dir)"),
+    ] = Path("/var/lib/ipamd/del.d")
     store: Annotated[
         Literal["embedded", "etcd"],
         Meta(description="where the records are kept (default: etcd if etcd.endpoints is given)"),

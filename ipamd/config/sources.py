@@ -149,6 +149,7 @@ class _Reading:
             self._values.setdefault("store", "etcd")
         if "state_dir" in self._values:
             self._values.setdefault("embedded.path", self._values["state_dir"] / "ipamd.db")
+            self._values.setdefault("spool_dir", self._values["state_dir"] / "del.d")
         config = self._assemble(base)
         problems = [*self._problems, *broken_rules(config, self._origins, self._refused)]
         if problems:
