@@ -21,6 +21,7 @@ from ipamd.api.access import Access, Peer, group_id
 from ipamd.api.connection import Limits
 from ipamd.api.handlers import Handlers, Stages
 from ipamd.api.http import Request, Response
+from ipamd.api.look import Look
 from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd
@@ -125,6 +126,7 @@ class Daemon:
         self.sync: Sync | None = None
         self.report = Report(config, self.ledger, lambda: journal.size)
         self._ready_event = trio.Event()
+        self._opened = trio.Event()
         self._findings: set[str] = set()
         self.waiting = Waiting(
             self.ledger,
@@ -134,6 +136,7 @@ class Daemon:
             partial(self._wake, hurry=True),
             self.report.excuse,
         )
+        self.waiting.confirm = Look(self._look).fresh
         durable = {"journal": None, "fsync": self._synced, "etcd": self._flushed}[config.durability]
         self.handlers = Handlers(
             self.ledger,
@@ -223,6 +226,7 @@ class Daemon:
         self.writer.progress.flushed_until = self._now().boot
         self.writer.on_supply = self.waiting.serve
         self.report.sync, self.report.progress = self.sync, self.writer.progress
+        self._opened.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.sync.run)
             nursery.start_soon(self.writer.run)
@@ -314,6 +318,16 @@ class Daemon:
     def _wake(self, *, hurry: bool = False) -> None:
         if self.writer is not None:
             self.writer.wake(hurry=hurry)
+
+    async def _look(self) -> str:
+        """Bring what decides which pools serve up to date with the store; returns why it could not, else ""."""
+        while self.sync is None:
+            await self._opened.wait()
+        try:
+            await self.sync.look_at_settings()
+        except (StoreUnavailableError, StoreRefusedError) as error:
+            return str(error)
+        return ""
 
     async def _synced(self, _facts: Sequence[Fact]) -> None:
         await self.journal.sync()

@@ -6,14 +6,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from ipamd.api.waiting import Waiting
+from ipamd.api.look import Look
+from ipamd.api.waiting import CONFIRMED, Waiting
 from ipamd.core import keys
 from ipamd.core.clock import Now
+from ipamd.core.errors import RefusedError
 from ipamd.core.facts import Assigned, Attachment, Committed, Fact
 from ipamd.core.ledger import Ledger
-from ipamd.core.request import AddRequest, Shortage
+from ipamd.core.request import Added, AddRequest, Shortage
 from ipamd.core.reserve import ReservePolicy
-from ipamd.store.base import Store
+from ipamd.store.base import Store, StoreUnavailableError
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
 
@@ -67,6 +69,14 @@ class Node:
             self.ledger, now, self.journal.extend, 10.0, lambda: self.writer.wake(hurry=True), lambda: "the test"
         )
         self.writer.on_supply = self.waiting.serve
+        self.waiting.confirm = Look(self._look).fresh
+
+    async def _look(self) -> str:
+        try:
+            await self.sync.look_at_settings()
+        except StoreUnavailableError as error:
+            return str(error)
+        return ""
 
     def record(self, facts: Sequence[Fact]) -> None:
         """As the daemon does: journal, ledger, those who wait, the watch."""
@@ -79,8 +89,14 @@ class Node:
 
     async def add(self, request: AddRequest) -> Assigned:
         """An ADD, waiting if need be."""
-        decided = self.ledger.add(request, now())
-        if isinstance(decided, Shortage):
+        decided: Added | Shortage | RefusedError
+        try:
+            decided = self.ledger.add(request, now())
+        except RefusedError as error:
+            if error.code not in CONFIRMED:
+                raise
+            decided = error
+        if not isinstance(decided, Added):
             decided = await self.waiting.join(request, decided)
         else:
             self.journal.extend(decided.facts)

@@ -1,8 +1,8 @@
 """CNI requests, from the parsed HTTP request to its response: decide, make durable, reply.
 
 On the way to the reply there is no store, no disk sync, no log line and no thread, unless ``durability`` asks for it;
-only an ADD that finds the reserve empty waits. ``decide`` and mutate happen in one step of the ledger; what follows
-before the reply is one write to the journal.
+only an ADD waits that finds the reserve empty, or would be refused for want of a pool. ``decide`` and mutate happen in
+one step of the ledger; what follows before the reply is one write to the journal.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,7 @@ from ipamd.api.access import Peer
 from ipamd.api.cni import Invocation, NetworkConfig
 from ipamd.api.http import Request, Response
 from ipamd.api.result import ResultAddress, check_gateway, error_object, result
-from ipamd.api.waiting import Waiting, not_durable
+from ipamd.api.waiting import CONFIRMED, Waiting, not_durable
 from ipamd.core.clock import Now
 from ipamd.core.confirm import confirm
 from ipamd.core.errors import Code, NotDurableError, RefusedError
@@ -114,16 +114,24 @@ class Handlers:
         if asked.attachment in self._ledger.holdings:
             self.catch_up()  # a DEL that came before this repeated ADD must not come after it
         began = self._elapsed()
-        decided = self._ledger.add(asked, self._now())
+        decided: Added | Shortage | RefusedError
+        try:
+            decided = self._ledger.add(asked, self._now())
+        except RefusedError as error:
+            if error.code not in CONFIRMED:
+                raise
+            decided = error
         stages.decide = self._elapsed() - began
-        if isinstance(decided, Shortage):
+        if not isinstance(decided, Added):
             return self._guard(self._wait(invocation, stages, asked, decided), invocation.config, stages)
         return self._finish_add(invocation, stages, decided)
 
-    async def _wait(self, invocation: Invocation, stages: Stages, asked: AddRequest, shortage: Shortage) -> Response:
+    async def _wait(
+        self, invocation: Invocation, stages: Stages, asked: AddRequest, found: Shortage | RefusedError
+    ) -> Response:
         began = self._elapsed()
         try:
-            decided = await self._waiting.join(asked, shortage)
+            decided = await self._waiting.join(asked, found)
         finally:
             stages.wait = self._elapsed() - began
         if self._ledger.holdings.get(asked.attachment) is not decided.assigned:

@@ -2,9 +2,11 @@
 
 Whoever waits counts as demand on the pool whose turn it is, so that the writer supplies it; when addresses arrive
 (or a pool turns out to have none) ``serve`` decides for each in order, at once and without a task switch.
+
+No ADD is refused for want of a pool or of addresses before the store was asked once more (``api.look``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -13,6 +15,9 @@ from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Attachment, Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.request import Added, AddRequest, Shortage
+
+CONFIRMED = (Code.NO_POOL, Code.EXHAUSTED, Code.BLOCK_LIMIT)
+"""The refusals that a newer state of the store could change."""
 
 
 def not_durable(ledger: Ledger, assigned: Assigned, error: NotDurableError) -> RefusedError:
@@ -53,27 +58,41 @@ class Waiting:
         self._ledger, self._now, self._append, self._deadline = ledger, now, append, deadline
         self._on_demand, self._excuse = on_demand, excuse
         self._line: dict[_Waiter, None] = {}
+        self.confirm: Callable[[], Awaitable[str]] = _nobody_to_ask
+        """Brings memory up to date with the store; returns why it could not, else ""."""
 
     def __len__(self) -> int:
         return len(self._line)
 
-    async def join(self, request: AddRequest, shortage: Shortage) -> Added:
+    async def join(self, request: AddRequest, found: Shortage | RefusedError) -> Added:
         """Wait until the ADD is decided and in the journal; raises RefusedError, after the deadline with code 11.
 
-        Cancelled while it waits, it leaves nothing assigned; once decided it stays decided, as another ADD of the
-        attachment may have been answered with it: the DEL that follows a failed ADD takes it back.
+        ``found`` is what the ledger said of it: a shortage, or a refusal that is to be confirmed. Cancelled while it
+        waits, it leaves nothing assigned; once decided it stays decided, as another ADD of the attachment may have been
+        answered with it: the DEL that follows a failed ADD takes it back.
         """
-        waiter = _Waiter(request, shortage.pool)
+        until = trio.current_time() + self._deadline
+        outcome = await self._stand(request, found.pool, until) if isinstance(found, Shortage) else found
+        if isinstance(outcome, RefusedError) and outcome.code in CONFIRMED:
+            obstacle = await self.confirm()
+            outcome = await self._stand(request, "", until)
+            if obstacle and isinstance(outcome, RefusedError) and outcome.code in CONFIRMED:
+                outcome = _unconfirmed(outcome, obstacle)
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
+
+    async def _stand(self, request: AddRequest, pool: str, until: float) -> Added | RefusedError:
+        """Stand in the line until there is an outcome, at once if there is one now."""
+        waiter = _Waiter(request, pool)
         self._enter(waiter)
-        self.serve(request.attachment)  # addresses may have come between the shortage and this task's first turn
+        self.serve(request.attachment)  # addresses may have come since the ledger was asked
         try:
-            with trio.move_on_after(self._deadline):
+            with trio.move_on_at(until):
                 await waiter.done.wait()
         finally:
             self._leave(waiter)
-        if isinstance(waiter.outcome, Added):
-            return waiter.outcome
-        raise waiter.outcome or self._late(waiter)
+        return waiter.outcome or self._late(waiter)
 
     def serve(self, only: Attachment | None = None) -> None:
         """Decide for everybody in the line (or ``only`` the ADDs of one attachment) for whom there is an answer now."""
@@ -132,3 +151,12 @@ class Waiting:
             if change > 0:
                 reserve.grow(now)
                 self._on_demand()
+
+
+def _unconfirmed(refusal: RefusedError, obstacle: str) -> RefusedError:
+    words = f"{refusal.msg}; this is what was known last, the store could not be asked ({obstacle})"
+    return RefusedError(refusal.code, words, refusal.details)
+
+
+async def _nobody_to_ask() -> str:
+    return ""

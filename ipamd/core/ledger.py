@@ -29,6 +29,10 @@ MAX_STRAYS = 1000
 """How many deleted handles are remembered until they were looked up in the store: a bound, not a promise."""
 
 
+_LIMITING = (keys.Kind.POOL, keys.Kind.RESERVATION, keys.Kind.CONFIG)
+"""The records that decide whether a pool can give addresses."""
+
+
 class Ledger:
     """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name.
 
@@ -215,12 +219,16 @@ class Ledger:
         self._revisions[fact.key] = fact.revision
         if self.damaged.pop(fact.key, None):
             self._sort_blocks()
+        kind, before = keys.kind_of(fact.key), self.settings.records.get(fact.key)
+        if kind in _LIMITING and fact.value != before:
+            for reserve in self.reserves.values():
+                reserve.refusal = None  # what was refused by the old rules is to be looked at again
         try:
-            if keys.kind_of(fact.key) is keys.Kind.BLOCK:
+            if kind is keys.Kind.BLOCK:
                 self._apply_block(fact)
             elif self.settings.apply(fact.key, fact.value):
                 self._sort_blocks()
-            elif keys.kind_of(fact.key) is keys.Kind.RESERVATION:
+            elif kind is keys.Kind.RESERVATION:
                 for block in self.blocks.values():
                     self._withdraw_reserved(block)
         except RecordError as error:

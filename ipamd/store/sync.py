@@ -63,6 +63,7 @@ class Sync:
         self._watch: Watch | None = None
         self._followed: set[str] = set()
         self._affinities = keys.affinities_prefix(ledger.node)
+        self._single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + ledger.node)
         self.first = trio.Event()
         self.looks = 0
         self.events = 0
@@ -90,23 +91,29 @@ class Sync:
 
     async def look(self) -> int:
         """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
-        single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + self._ledger.node)
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
-        snapshot = await self._store.read(single, (*PREFIXES, self._affinities))
+        snapshot = await self._store.read(self._single, (*PREFIXES, self._affinities))
         if snapshot.revision < before:
             self._report("the store is older than what this node knew; believing the store", {})
             self._ledger.forget_revisions()
         affinities = [record for record in snapshot.records if self._is_affinity(record.key)]
-        settings = {record.key: record for record in snapshot.records if not self._is_affinity(record.key)}
-        gone = [key for key in {*single, *self._ledger.settings.records} if key not in settings]
-        self._record(
-            [Committed(key, snapshot.revision, None) for key in gone]
-            + [Committed(record.key, record.revision, record.value) for record in settings.values()]
-        )
+        self._take_in_settings(snapshot)
         await self._look_at_blocks(affinities)
         self.looks += 1
         self.last_error = ""
         return snapshot.revision
+
+    async def look_at_settings(self) -> None:
+        """Read what decides which pools serve this node: what the watch may not have brought yet."""
+        self._take_in_settings(await self._store.read(self._single, PREFIXES))
+
+    def _take_in_settings(self, snapshot: Snapshot) -> None:
+        settings = {record.key: record for record in snapshot.records if not self._is_affinity(record.key)}
+        gone = [key for key in {*self._single, *self._ledger.settings.records} if key not in settings]
+        self._record(
+            [Committed(key, snapshot.revision, None) for key in gone]
+            + [Committed(record.key, record.revision, record.value) for record in settings.values()]
+        )
 
     async def _look_at_blocks(self, affinities: Sequence[Record]) -> None:
         claims = [claim for claim in map(self._claim, affinities) if claim is not None]
@@ -169,7 +176,7 @@ class Sync:
         async with self._store.watch() as watch:
             self._watch, self._followed = watch, set()
             try:
-                for key in (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + self._ledger.node):
+                for key in self._single:
                     watch.add(key, revision)
                 for prefix in (*PREFIXES, self._affinities):
                     watch.add(prefix, revision, prefix=True)

@@ -55,12 +55,12 @@ def test_another_interface_gets_another_address(path: Path) -> None:
     assert len({addresses_of(response)[0] for response in [*got, other]}) == 4
 
 
-def test_dual_stack_is_all_or_nothing(path: Path) -> None:
+async def test_dual_stack_is_all_or_nothing(path: Path) -> None:
     """Both families are asked for: one of each; if one has no pool, none is assigned."""
     both = config(assign_ipv4="true", assign_ipv6="true")
     assert addresses_of(path.ask(call(both))) == ["10.0.0.0/29", "fd00::/125"]
     path.commit(keys.POOLS + "six", None)
-    answer = error_of(path.ask(call(both, CNI_CONTAINERID="c2")))
+    answer = error_of(await path.answer(call(both, CNI_CONTAINERID="c2")))
     assert (answer["code"], answer["msg"]) == (
         100,
         "cannot assign an IPv6 address to default/web: there is no IPv6 pool; create one",

@@ -121,5 +121,6 @@ async def test_an_add_that_waits_for_a_pool_that_stops_serving_is_refused_at_onc
     assert len(refusals) + len(node.ledger.holdings) == 100
     assert refusals[0].partition(": ")[2] == (
         'pool rack-0 excludes node n1 by its nodeSelector (rack == "0"); '
-        'pool rack-1 excludes node n1 by its nodeSelector (rack == "1"); label the node'
+        'pool rack-1 excludes node n1 by its nodeSelector (rack == "1"); label the node; this is what was known last, the '
+        "store could not be asked (memory: away)"
     )
