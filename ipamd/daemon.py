@@ -31,7 +31,7 @@ from ipamd.config import Config
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Committed, Fact, Rebooted, Released, Withdrawn
+from ipamd.core.facts import Assigned, Committed, Fact, RangeAssigned, Rebooted, Released, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
@@ -150,6 +150,7 @@ class Daemon:
             durable,
         )
         self.handlers.ready = self.report.unready
+        self.handlers.able = self.report.unable
         self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.reports = Reports(
             self.report.status,
@@ -333,7 +334,10 @@ class Daemon:
         await self.journal.sync()
 
     async def _flushed(self, facts: Sequence[Fact]) -> None:
-        """Wait until the store holds what these facts say."""
+        """Wait until the store holds what these facts say, or the disk if it is never in the store."""
+        if all(isinstance(fact, RangeAssigned) for fact in facts):
+            await self._synced(facts)
+            return
         while self.writer is None or any(self._pending(fact) for fact in facts):
             self._wake(hurry=True)
             waited_for = trio.Event() if self.writer is None else self.writer.committed

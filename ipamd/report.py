@@ -42,14 +42,20 @@ class Report:
         self.stopping = False
         self.journal_error = ""
 
-    def unready(self) -> str:
-        """Why an ADD could not be served now; "" if it could."""
+    def unable(self) -> str:
+        """Why no ADD at all could be served now, not even from host-local ranges; "" if one could."""
         if self.stopping:
             return "the daemon is stopping"
-        if self._ledger.settings.locked:
-            return "the datastore is locked"
         if self.journal_error:
             return f"the state file cannot be written: {self.journal_error}"
+        return ""
+
+    def unready(self) -> str:
+        """Why an ADD from pools could not be served now; "" if it could."""
+        if unable := self.unable():
+            return unable
+        if self._ledger.settings.locked:
+            return "the datastore is locked"
         serves = [pool for family in FAMILIES for pool in self._ledger.settings.selection.serving(family)]
         if not serves:
             return self._unready_by_itself()
@@ -138,7 +144,7 @@ class Report:
                 "error": self.journal_error,
                 "durability": self._config.durability,
             },
-            "attachments": len(self._ledger.holdings),
+            "attachments": len(self._ledger.holdings) + len(self._ledger.ranges.holdings),
             "blocks": len(self._ledger.blocks),
         }
 

@@ -49,6 +49,15 @@ class Route(Struct, frozen=True, omit_defaults=True):
     scope: int | None = None
 
 
+class RangeConfig(Struct, frozen=True):
+    """A range of host-local's configuration."""
+
+    subnet: str
+    rangeStart: str | None = None  # noqa: N815 - host-local's field name
+    rangeEnd: str | None = None  # noqa: N815 - host-local's field name
+    gateway: str | None = None
+
+
 class Ipam(Struct, frozen=True):
     """The ``ipam`` section, as far as it concerns us; unknown keys are ignored, as Calico's plugin does."""
 
@@ -60,7 +69,10 @@ class Ipam(Struct, frozen=True):
     gateway: str | list[str] | None = None
     routes: list[Route] | None = None
     subnet: str | None = None
-    ranges: list[Raw] | None = None
+    rangeStart: str | None = None  # noqa: N815 - host-local's field name
+    rangeEnd: str | None = None  # noqa: N815 - host-local's field name
+    ranges: list[tuple[RangeConfig, ...]] | None = None
+    resolvConf: str | None = None  # noqa: N815 - host-local's field name
 
 
 class _Args(Struct, frozen=True):
@@ -200,12 +212,17 @@ def add_request(invocation: Invocation) -> AddRequest:
             Code.INVALID_CONFIGURATION,
             'cannot assign an address: both assign_ipv4 and assign_ipv6 are false; set one of them to "true"',
         )
-    labels = {}
+    named = {4: tuple(config.ipam.ipv4_pools or ()), 6: tuple(config.ipam.ipv6_pools or ())}
+    return AddRequest(invocation.attachment, families, labels_of(invocation), invocation.started, named)
+
+
+def labels_of(invocation: Invocation) -> dict[str, str]:
+    """The pod's name and namespace, as far as the runtime says them."""
+    args, labels = invocation.args, {}
     for label, name in (("namespace", "K8S_POD_NAMESPACE"), ("pod", "K8S_POD_NAME")):
         if args.get(name):
             labels[label] = args[name]
-    named = {4: tuple(config.ipam.ipv4_pools or ()), 6: tuple(config.ipam.ipv6_pools or ())}
-    return AddRequest(invocation.attachment, families, labels, invocation.started, named)
+    return labels
 
 
 def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
@@ -224,13 +241,6 @@ def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
 
 def _refuse_unserved(config: NetworkConfig, args: Mapping[str, str]) -> None:
     """Say no to what would otherwise silently be ignored: a pod must not get another address than it asked for."""
-    ipam = config.ipam
-    if ipam.type == "host-local" or ipam.subnet is not None or ipam.ranges is not None:
-        raise RefusedError(
-            Code.UNSUPPORTED_FIELD,
-            "cannot assign an address: host-local ranges (ipam.subnet, ipam.ranges) are not served by this version; "
-            "use the host-local plugin, or pools with ipam.type ipamd",
-        )
     asked = None
     if args.get("IP"):
         asked = f"IP={args['IP']} in CNI_ARGS"

@@ -9,19 +9,20 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
-from ipamd.api import cni
+from ipamd.api import cni, hostlocal
 from ipamd.api.access import Peer
 from ipamd.api.cni import Invocation, NetworkConfig
 from ipamd.api.http import Request, Response
+from ipamd.api.resolv import Dns, read_dns
 from ipamd.api.result import ResultAddress, check_gateway, error_object, result
 from ipamd.api.waiting import CONFIRMED, Waiting, not_durable
 from ipamd.core.clock import Now
 from ipamd.core.confirm import confirm
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Fact
+from ipamd.core.facts import Assigned, Fact, RangeAssigned
 from ipamd.core.garbage import collect
 from ipamd.core.ledger import Ledger, late
-from ipamd.core.request import Added, AddRequest, Shortage
+from ipamd.core.request import Added, AddRequest, RangeAdded, Shortage
 
 _STATUS = {
     Code.TRY_AGAIN_LATER: 503,
@@ -30,6 +31,9 @@ _STATUS = {
     Code.EXHAUSTED: 409,
     Code.BLOCK_LIMIT: 409,
     Code.DELETED: 409,
+    Code.ADDRESS_TAKEN: 409,
+    Code.ADDRESS_NOT_ASSIGNABLE: 409,
+    Code.RANGE_EXHAUSTED: 409,
     Code.MISMATCH: 409,
     Code.IO_FAILURE: 500,
 }
@@ -81,6 +85,9 @@ class Handlers:
         """Why an ADD could not be served now; "" if it could."""
         self.catch_up: Callable[[], None] = lambda: None
         """Carries out the DELs that were kept while the daemon was away."""
+        self.able: Callable[[], str] = lambda: ""
+        """Why not even an ADD from host-local ranges could be, which needs neither pool nor store."""
+        self.pod_cidrs: hostlocal.PodCidrs = None
 
     def cni(self, request: Request, _peer: Peer) -> Response | Awaitable[Response]:
         """Answer one call of the plugin."""
@@ -100,7 +107,7 @@ class Handlers:
                 case "CHECK":
                     return self._done(stages, self._check(invocation))
                 case "STATUS":
-                    return self._done(stages, self._status())
+                    return self._done(stages, self._status(config))
                 case _:
                     return self._collect(invocation, stages)
         except RefusedError as error:
@@ -109,6 +116,8 @@ class Handlers:
     # --- verbs ------------------------------------------------------------------------------------------------
 
     def _add(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
+        if hostlocal.serves(invocation.config):
+            return self._add_from_ranges(invocation, stages)
         asked = cni.add_request(invocation)
         check_gateway(invocation.config, self._ledger.settings)
         if asked.attachment in self._ledger.holdings:
@@ -136,19 +145,40 @@ class Handlers:
             stages.wait = self._elapsed() - began
         if self._ledger.holdings.get(asked.attachment) is not decided.assigned:
             raise late(asked)  # a DEL came between the decision and this task's turn
-        finished = self._reply_add(invocation, stages, decided.assigned)
+        body = result(invocation.config, self._addresses(decided.assigned))
+        finished = self._reply_add(invocation, stages, decided.assigned, body)
         return finished if isinstance(finished, Response) else await finished
 
+    def _add_from_ranges(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
+        config = invocation.config
+        plan = hostlocal.read_plan(config, self.pod_cidrs)
+        dns = read_dns(config.ipam.resolvConf) if config.ipam.resolvConf else Dns()
+        asked = hostlocal.range_request(invocation, plan)
+        if asked.attachment in self._ledger.ranges.holdings:
+            self.catch_up()
+        began = self._elapsed()
+        decided = self._ledger.add_from_ranges(asked, self._now())
+        stages.decide = self._elapsed() - began
+        self._persist_add(decided, stages)
+        body = hostlocal.answer(config, plan, decided.assigned, dns)
+        return self._reply_add(invocation, stages, decided.assigned, body)
+
     def _finish_add(self, invocation: Invocation, stages: Stages, decided: Added) -> Response | Awaitable[Response]:
+        self._persist_add(decided, stages)
+        body = result(invocation.config, self._addresses(decided.assigned))
+        return self._reply_add(invocation, stages, decided.assigned, body)
+
+    def _persist_add(self, decided: Added | RangeAdded, stages: Stages) -> None:
         if decided.facts:
             try:
                 self._persist(decided.facts, stages)
             except NotDurableError as error:
                 raise not_durable(self._ledger, decided.assigned, error) from error
-        return self._reply_add(invocation, stages, decided.assigned)
 
-    def _reply_add(self, invocation: Invocation, stages: Stages, assigned: Assigned) -> Response | Awaitable[Response]:
-        response = Response(200, result(invocation.config, self._addresses(assigned)), headers=_SUCCESS)
+    def _reply_add(
+        self, invocation: Invocation, stages: Stages, assigned: Assigned | RangeAssigned, body: bytes
+    ) -> Response | Awaitable[Response]:
+        response = Response(200, body, headers=_SUCCESS)
         if self._durable is not None:
             return self._guard(self._reply_durable((assigned,), response, stages), invocation.config, stages)
         return self._done(stages, response)
@@ -178,11 +208,18 @@ class Handlers:
         confirm(self._ledger, invocation.attachment, cni.previous_addresses(invocation.config))
         return Response(200, headers=_SUCCESS)
 
-    def _status(self) -> Response:
-        reason = self.ready()
+    def _status(self, config: NetworkConfig) -> Response:
+        reason = self._range_reason(config) if hostlocal.serves(config) else self.ready()
         if reason:
             raise RefusedError(Code.NOT_AVAILABLE, f"cannot serve ADD: {reason}")
         return Response(200, headers=_SUCCESS)
+
+    def _range_reason(self, config: NetworkConfig) -> str:
+        try:
+            hostlocal.read_plan(config, self.pod_cidrs)
+        except RefusedError as error:
+            return error.msg
+        return self.able()
 
     # --- the steps they share ---------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from ipamd.api.cni import VERSIONS, Ipam, NetworkConfig, Route
+from ipamd.api.resolv import Dns
 from ipamd.core.address import BITS, Cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.settings import Settings
@@ -54,16 +55,30 @@ def result(config: NetworkConfig, addresses: Sequence[ResultAddress]) -> bytes:
             routes.append((each.family, Route(f"{each.address}/{prefix}")))
     if not calico:
         routes = [(6 if ":" in route.dst else 4, route) for route in config.ipam.routes or ()]
-    version = config.cniVersion
-    answer = _by_family(version, ips, routes) if version in ("0.1.0", "0.2.0") else _by_list(version, ips, routes)
-    return msgspec.json.format(msgspec.json.encode(answer), indent=4)
+    return encode(config.cniVersion, ips, routes)
+
+
+def encode(
+    version: str,
+    ips: Sequence[tuple[int, str, str]],
+    routes: Sequence[tuple[int, Route]],
+    dns: Dns | None = None,
+) -> bytes:
+    """A result in a version: ``ips`` as IP version, address with mask, gateway or ""; ``routes`` with IP version.
+
+    Calico's plugin leaves the DNS settings out of new versions (None), host-local has at least empty ones.
+    """
+    of_version = _by_family if version in ("0.1.0", "0.2.0") else _by_list
+    text = msgspec.json.format(msgspec.json.encode(of_version(version, ips, routes, dns)), indent=4)
+    # Go's JSON escapes them so that it can stand in HTML; only DNS options can hold them.
+    return text if not dns else text.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
 
 
 def _by_family(
-    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]]
+    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]], dns: Dns | None
 ) -> dict[str, object]:
     answer: dict[str, object] = {"cniVersion": version}
-    for family, address, gateway in ips:
+    for family, address, gateway in sorted(ips):
         part: dict[str, object] = {"ip": address}
         if gateway:
             part["gateway"] = gateway
@@ -71,12 +86,12 @@ def _by_family(
         if own:
             part["routes"] = own
         answer[f"ip{family}"] = part
-    answer["dns"] = {}
+    answer["dns"] = dns or {}
     return answer
 
 
 def _by_list(
-    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]]
+    version: str, ips: Sequence[tuple[int, str, str]], routes: Sequence[tuple[int, Route]], dns: Dns | None
 ) -> dict[str, object]:
     old = VERSIONS.index(version) < VERSIONS.index("1.0.0")
     listed = []
@@ -89,8 +104,8 @@ def _by_list(
     answer: dict[str, object] = {"cniVersion": version, "ips": listed}
     if routes:
         answer["routes"] = [route if version == "1.1.0" else Route(route.dst, route.gw) for _family, route in routes]
-    if old:
-        answer["dns"] = {}
+    if old or dns is not None:
+        answer["dns"] = dns or {}
     return answer
 
 

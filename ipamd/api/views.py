@@ -62,6 +62,18 @@ class AllocationView(Struct, frozen=True):
     flushed: bool
 
 
+class RangeAllocationView(Struct, frozen=True):
+    """An address that a workload of this node holds of host-local ranges: of no block, and never in the store."""
+
+    address: str
+    network: str
+    container: str
+    interface: str
+    namespace: str
+    pod: str
+    since: str
+
+
 class ReserveView(Struct, frozen=True):
     """The reserve of a pool: the addresses that can be handed out at once, the next first."""
 
@@ -115,9 +127,9 @@ def blocks(ledger: Ledger) -> list[BlockView]:
     return views
 
 
-def allocations(ledger: Ledger) -> list[AllocationView]:
-    """What this node's workloads hold: attachments it knows, then what it knows only from the store."""
-    views = []
+def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
+    """What this node's workloads hold: attachments it knows, then what it knows only from the store, then ranges."""
+    views: list[AllocationView | RangeAllocationView] = []
     for attachment, assigned in ledger.holdings.items():
         for place in assigned.places:
             block = ledger.blocks[place.block]
@@ -139,6 +151,12 @@ def allocations(ledger: Ledger) -> list[AllocationView]:
     for block in ledger.blocks.values():
         for handle, ordinals in block.adopted.items():
             views.extend(_adopted(block, handle, ordinal) for ordinal in ordinals)
+    for attachment, given in ledger.ranges.holdings.items():
+        who = (given.labels.get("namespace", ""), given.labels.get("pod", ""), rfc3339(given.at))
+        views += [
+            RangeAllocationView(address, attachment.network, attachment.container, attachment.interface, *who)
+            for address in given.addresses
+        ]
     return views
 
 

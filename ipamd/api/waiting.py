@@ -12,7 +12,7 @@ import trio
 
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Attachment, Fact
+from ipamd.core.facts import Assigned, Attachment, Fact, RangeAssigned
 from ipamd.core.ledger import Ledger
 from ipamd.core.request import Added, AddRequest, Shortage
 
@@ -20,7 +20,7 @@ CONFIRMED = (Code.NO_POOL, Code.EXHAUSTED, Code.BLOCK_LIMIT)
 """The refusals that a newer state of the store could change."""
 
 
-def not_durable(ledger: Ledger, assigned: Assigned, error: NotDurableError) -> RefusedError:
+def not_durable(ledger: Ledger, assigned: Assigned | RangeAssigned, error: NotDurableError) -> RefusedError:
     """Take back an ADD whose facts could not be written, and say so."""
     ledger.undo(assigned)
     return RefusedError(

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.facts import Attachment
 from ipamd.core.ledger import Ledger
+from ipamd.core.range_ledger import RangeLedger
+from ipamd.core.ranges import read_address
 
 
 def check(ledger: Ledger) -> list[str]:
     """Every broken invariant in a sentence of its own; empty: the ledger is sound."""
-    findings = list(_holdings(ledger))
+    findings = [*_holdings(ledger), *_ranges(ledger.ranges)]
     for block in ledger.blocks.values():
         findings.extend(f"block {block.cidr}: {problem}" for problem in _block(ledger, block))
     findings.extend(f"record {key} cannot be understood: {why}" for key, why in sorted(ledger.damaged.items()))
@@ -28,6 +30,25 @@ def _holdings(ledger: Ledger) -> Iterator[str]:
             block = ledger.blocks.get(place.block)
             if block is None or block.desired.get(place.ordinal) is not assigned:
                 yield f"{attachment} holds ordinal {place.ordinal} of {place.block}, of which the block knows nothing"
+
+
+def _ranges(ranges: RangeLedger) -> Iterator[str]:
+    held: dict[str, int] = {}
+    for attachment, assigned in ranges.holdings.items():
+        if assigned.attachment != attachment:
+            yield f"{attachment} is kept under the name of another attachment, {assigned.attachment}"
+        for text in assigned.addresses:
+            holder = ranges.networks[attachment.network].holders.get(read_address(text))
+            if holder != attachment:
+                yield f"{attachment} holds {text} of network {attachment.network}, which {holder or 'nobody'} has there"
+        held[attachment.network] = held.get(attachment.network, 0) + len(assigned.addresses)
+    for name, network in ranges.networks.items():
+        marked = sum(bits.bit_count() for bits in network.used.values())
+        if not len(network.holders) == marked == held.get(name, 0):
+            yield (
+                f"network {name}: its attachments hold {held.get(name, 0)} addresses, {len(network.holders)} have a "
+                f"holder, and {marked} are marked as used"
+            )
 
 
 def _block(ledger: Ledger, block: Block) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 
-from ipamd.core.address import format_address
+from ipamd.core.address import format_address, parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.ledger import Ledger
@@ -19,11 +19,12 @@ def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int
     places = (
         held.places if held else [p for f in ledger.unclaimed(attachment, [attachment.handle], 0) for p in f.places]
     )
-    if not places:
+    ranged = ledger.ranges.holdings.get(attachment)
+    if not places and ranged is None:
         raise RefusedError(
             Code.CONTAINER_UNKNOWN, f"{cannot}: this node has assigned none to it; delete and recreate the pod"
         )
-    addresses = set()
+    addresses = {parse_address(text) for text in ranged.addresses} if ranged else set()
     for place in places:
         block = ledger.blocks[place.block]
         addresses.add((block.net.family, block.net.base + place.ordinal))

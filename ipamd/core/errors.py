@@ -27,6 +27,12 @@ class Code(IntEnum):
     """The node may not claim another block."""
     DELETED = 103
     """The attachment was deleted after this ADD began."""
+    ADDRESS_TAKEN = 104
+    """The requested address is in use."""
+    ADDRESS_NOT_ASSIGNABLE = 105
+    """Nothing that serves the request has the requested address to give."""
+    RANGE_EXHAUSTED = 106
+    """A host-local range set has no free address."""
     MISMATCH = 108
     """CHECK: the attachment's addresses are not those it was answered with."""
 

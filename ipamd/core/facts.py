@@ -77,4 +77,30 @@ class Rebooted(Struct, frozen=True, tag="rebooted", tag_field="t"):
     """The host was booted: readings of CLOCK_BOOTTIME before this fact are earlier than any after it."""
 
 
-Fact = Committed | Assigned | Released | Withdrawn | Rebooted
+class RangeAssigned(Struct, frozen=True, tag="range_assigned", tag_field="t"):
+    """An attachment holds these addresses (canonical texts) of host-local ranges, one of each range set in their order.
+
+    The other fields are as in ``Assigned``. Such an address is never in the store.
+    """
+
+    attachment: Attachment
+    addresses: tuple[str, ...]
+    labels: dict[str, str]
+    at: int
+    began: int = 0
+
+
+class RangeReleased(Struct, frozen=True, tag="range_released", tag_field="t"):
+    """An attachment gave up what it held of host-local ranges."""
+
+    attachment: Attachment
+
+
+class RangeCursors(Struct, frozen=True, tag="range_cursors", tag_field="t"):
+    """The address last given out of each range set of a network, by the set's position: what comes next follows it."""
+
+    network: str
+    addresses: dict[int, str]
+
+
+Fact = Committed | Assigned | Released | Withdrawn | Rebooted | RangeAssigned | RangeReleased | RangeCursors

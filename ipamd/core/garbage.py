@@ -7,30 +7,37 @@ network on this node is released, as by a DEL. Nothing of another network is tou
 from collections.abc import Iterator, Set
 
 from ipamd.core.clock import Now
-from ipamd.core.facts import Attachment, Released
+from ipamd.core.facts import Assigned, Attachment, RangeAssigned, RangeReleased, Released
 from ipamd.core.ledger import Ledger
 
 YOUNG = 60_000_000_000
 """What was assigned so recently (ns) is kept: its ADD may have ended after the runtime made its list."""
 
 
-def collect(ledger: Ledger, network: str, valid: Set[tuple[str, str]], now: Now) -> list[Released]:
+def collect(ledger: Ledger, network: str, valid: Set[tuple[str, str]], now: Now) -> list[Released | RangeReleased]:
     """Release what no valid attachment, a pair of container id and interface, holds; the facts to make durable.
 
     An allocation under a container's handle that names no interface, as Calico's plugin writes it, is kept as long as
     any attachment of the container is valid.
     """
-    gone = [
-        Released(held.attachment, held.handle, held.places, now.boot)
-        for held in ledger.holdings.values()
-        if held.attachment.network == network
-        and (held.attachment.container, held.attachment.interface) not in valid
-        and not 0 <= now.unix - held.at < YOUNG
-    ]
+    gone: list[Released | RangeReleased] = []
+    holdings: list[Assigned | RangeAssigned] = [*ledger.holdings.values(), *ledger.ranges.holdings.values()]
+    for held in holdings:
+        known = held.attachment.network != network or (held.attachment.container, held.attachment.interface) in valid
+        if not known and not 0 <= now.unix - held.at < YOUNG:
+            gone += _released(held, now)
     gone += _adopted(ledger, network, {container for container, _interface in valid}, now)
     for fact in gone:
         ledger.apply(fact)
     return gone
+
+
+def _released(held: Assigned | RangeAssigned, now: Now) -> Iterator[Released | RangeReleased]:
+    if isinstance(held, Assigned):
+        yield Released(held.attachment, held.handle, held.places, now.boot)
+    else:
+        yield Released(held.attachment, held.attachment.handle, (), now.boot)  # against an ADD that comes late
+        yield RangeReleased(held.attachment)
 
 
 def _adopted(ledger: Ledger, network: str, containers: Set[str], now: Now) -> Iterator[Released]:

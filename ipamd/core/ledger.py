@@ -15,10 +15,23 @@ from ipamd.core.address import FAMILIES
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
-from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Rebooted, Released, Withdrawn
+from ipamd.core.facts import (
+    Assigned,
+    Attachment,
+    Committed,
+    Fact,
+    Place,
+    RangeAssigned,
+    RangeCursors,
+    RangeReleased,
+    Rebooted,
+    Released,
+    Withdrawn,
+)
 from ipamd.core.pool import Pool
+from ipamd.core.range_ledger import RangeLedger
 from ipamd.core.records import BlockRecord, RecordError
-from ipamd.core.request import Added, AddRequest, Deleted, Shortage
+from ipamd.core.request import Added, AddRequest, Deleted, RangeAdded, RangeRequest, Shortage
 from ipamd.core.reserve import RETRY_AFTER, Reserve, ReservePolicy
 from ipamd.core.settings import Settings
 
@@ -38,6 +51,7 @@ class Ledger:
 
     ``strays`` are handles of deleted attachments that this node knew nothing of, to be looked up in the store.
     ``labels`` are the node's while the store has no Node record.
+    ``ranges`` is what was given out of host-local ranges: of all here it has the tombstones in common.
     """
 
     def __init__(self, node: str, policy: ReservePolicy, labels: Mapping[str, str] | None = None) -> None:
@@ -51,6 +65,7 @@ class Ledger:
         self.reserves: dict[str, Reserve] = {}
         self.damaged: dict[str, str] = {}
         self.strays: dict[str, Released] = {}
+        self.ranges = RangeLedger()
         self.synced = False
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
@@ -78,6 +93,15 @@ class Ledger:
         self._note_drain(places, now.boot)
         return Added(assigned, (assigned,))
 
+    def add_from_ranges(self, request: RangeRequest, now: Now) -> RangeAdded:
+        """Decide an ADD from host-local ranges: no pool, block or store has a part in it.
+
+        Raises RefusedError, see ``RangeLedger.add``.
+        """
+        if request.attachment not in self.ranges.holdings:
+            self._refuse_deleted(request)
+        return self.ranges.add(request, now)
+
     def delete(self, attachment: Attachment, also: str, started: int) -> Deleted:
         """Decide a DEL that began at ``started`` (CLOCK_BOOTTIME, ns); an unknown attachment is a success too.
 
@@ -86,17 +110,21 @@ class Ledger:
         there is nothing here, the handles become ``strays``: they may have addresses in blocks of other nodes.
         A DEL that began before the ADD it would undo was kept somewhere on its way: the attachment lives again.
         """
-        held = self.holdings.get(attachment)
-        if held is not None and held.began > started:
+        held, ranged = self.holdings.get(attachment), self.ranges.holdings.get(attachment)
+        if (held is not None and held.began > started) or (ranged is not None and ranged.began > started):
             return Deleted(())
         handles = tuple(filter(None, (attachment.handle, also)))
-        facts = [Released(attachment, attachment.handle, held.places if held else (), started)]
-        facts += self.unclaimed(attachment, handles, started)
+        released = Released(attachment, attachment.handle, held.places if held else (), started)
+        facts: tuple[Fact, ...] = (
+            released,
+            *self.ranges.released(attachment),
+            *self.unclaimed(attachment, handles, started),
+        )
         if held is None and len(facts) == 1 and len(self.strays) < MAX_STRAYS:
-            self.strays.update((handle, facts[0]) for handle in handles)
+            self.strays.update((handle, released) for handle in handles)
         for fact in facts:
             self.apply(fact)
-        return Deleted(tuple(facts))
+        return Deleted(facts)
 
     def unclaimed(self, attachment: Attachment, handles: Iterable[str], started: int) -> list[Released]:
         """The facts that release what the store has under these handles and no attachment is known to hold."""
@@ -109,15 +137,21 @@ class Ledger:
                 facts.append(Released(attachment, handle, places, started))
         return facts
 
-    def undo(self, assigned: Assigned) -> None:
+    def undo(self, assigned: Assigned | RangeAssigned) -> None:
         """Take back an ADD whose facts could not be made durable, in the same step: nobody knows of it yet."""
+        if isinstance(assigned, RangeAssigned):
+            self.ranges.undo(assigned)
+            return
         del self.holdings[assigned.attachment]
         for place in assigned.places:
             self.blocks[place.block].unassign(place.ordinal)
 
-    def _refuse_late(self, request: AddRequest) -> None:
+    def _refuse_deleted(self, request: AddRequest | RangeRequest) -> None:
         if self.tombstones.get(request.attachment, -1) >= request.started:
             raise late(request)
+
+    def _refuse_late(self, request: AddRequest) -> None:
+        self._refuse_deleted(request)
         if self.settings.locked:
             raise RefusedError(
                 Code.TRY_AGAIN_LATER,
@@ -183,6 +217,8 @@ class Ledger:
                 self._block(fact.block).withdraw(fact.ordinals)
             case Rebooted():
                 self._apply_rebooted()
+            case RangeAssigned() | RangeReleased() | RangeCursors():
+                self.ranges.apply(fact)
 
     def _apply_assigned(self, fact: Assigned) -> None:
         earlier = {held.attachment: held for held in (self.holdings.get(fact.attachment),) if held is not None}
@@ -208,6 +244,7 @@ class Ledger:
 
     def _apply_rebooted(self) -> None:
         self.tombstones.clear()
+        self.ranges.forget_boot()
         for attachment, held in self.holdings.items():
             self.holdings[attachment] = earlier = replace(held, began=0)
             for place in held.places:
@@ -295,6 +332,7 @@ class Ledger:
         for block in self.blocks.values():
             for ordinal, handle in block.releasing.items():
                 yield Released(nobody, handle, (block.place(ordinal),), 0)
+        yield from self.ranges.checkpoint()
 
     @property
     def revision(self) -> int:
@@ -362,7 +400,7 @@ class Ledger:
         return named and not pool.disabled and "Workload" in pool.allowed_uses
 
 
-def late(request: AddRequest) -> RefusedError:
+def late(request: AddRequest | RangeRequest) -> RefusedError:
     """The refusal of an ADD that a DEL of the same attachment overtook."""
     return RefusedError(
         Code.DELETED,

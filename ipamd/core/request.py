@@ -2,7 +2,8 @@
 
 from msgspec import Struct
 
-from ipamd.core.facts import Assigned, Attachment, Fact
+from ipamd.core.facts import Assigned, Attachment, Fact, RangeAssigned
+from ipamd.core.ranges import Address, RangeSet
 
 
 class AddRequest(Struct, frozen=True):
@@ -24,9 +25,38 @@ class AddRequest(Struct, frozen=True):
     @property
     def subject(self) -> str:
         """Who wants the address, in the words of an error: the pod, or else the container."""
-        if "pod" in self.labels:
-            return f"{self.labels.get('namespace', '')}/{self.labels['pod']}"
-        return f"container {self.attachment.container}"
+        return _subject(self.attachment, self.labels)
+
+
+class RangeRequest(Struct, frozen=True):
+    """One address of each of host-local's range sets, all or none; the other fields as in ``AddRequest``.
+
+    ``wanted`` are requested addresses: each is the one of the range set that has it.
+    """
+
+    attachment: Attachment
+    sets: tuple[RangeSet, ...]
+    labels: dict[str, str]
+    started: int
+    wanted: tuple[Address, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """Who wants the addresses, in the words of an error: the pod, or else the container."""
+        return _subject(self.attachment, self.labels)
+
+
+def _subject(attachment: Attachment, labels: dict[str, str]) -> str:
+    if "pod" in labels:
+        return f"{labels.get('namespace', '')}/{labels['pod']}"
+    return f"container {attachment.container}"
+
+
+class RangeAdded(Struct, frozen=True):
+    """An ADD from host-local ranges was decided; the fields as in ``Added``."""
+
+    assigned: RangeAssigned
+    facts: tuple[Fact, ...]
 
 
 class Added(Struct, frozen=True):

@@ -354,15 +354,6 @@ def test_a_request_for_an_address_is_not_ignored(path: Path, changes: dict[str, 
     assert str(answer["msg"]).startswith(f"cannot assign the requested address: {asked} is not served by this version")
 
 
-@pytest.mark.parametrize(
-    "ipam", [{"type": "host-local"}, {"subnet": "10.1.0.0/24"}, {"ranges": [[{"subnet": "10.1.0.0/24"}]]}]
-)
-def test_host_local_ranges_are_refused(path: Path, ipam: dict[str, object]) -> None:
-    """A configuration with ranges of its own does not get an address of a pool instead."""
-    answer = error_of(path.ask(call(config(**ipam))))
-    assert (answer["code"], "host-local ranges" in str(answer["msg"])) == (2, True)
-
-
 @pytest.mark.parametrize("gateway", ["nope", ["169.254.1.1", "x"], "10.0.0.0.1"])
 def test_a_wrong_gateway_is_refused_before_anything_is_assigned(path: Path, gateway: object) -> None:
     """Code 7, and the next ADD still gets the first address."""

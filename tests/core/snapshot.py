@@ -10,6 +10,7 @@ def snapshot(ledger: Ledger) -> dict[str, object]:
     """All that a ledger promises, without what it can find out again (targets, refusals, the order of the line)."""
     return {
         "holdings": dict(ledger.holdings),
+        "ranges": dict(ledger.ranges.holdings),
         "tombstones": dict(ledger.tombstones),
         "settings": dict(ledger.settings.records),
         "pools": dict(ledger.settings.pools),

@@ -1,6 +1,17 @@
 """Facts, and files of facts, for the journal's tests."""
 
-from ipamd.core.facts import Assigned, Attachment, Committed, Fact, Place, Released, Withdrawn
+from ipamd.core.facts import (
+    Assigned,
+    Attachment,
+    Committed,
+    Fact,
+    Place,
+    RangeAssigned,
+    RangeCursors,
+    RangeReleased,
+    Released,
+    Withdrawn,
+)
 from ipamd.journal.format import HEADER_SIZE, Header, encode_page, frame
 
 NODE = "node-1"
@@ -21,6 +32,9 @@ EACH_KIND: tuple[Fact, ...] = (
     assigned(1),
     Released(Attachment("net", "c", "eth0"), "net.c", (Place("fd00::/122", 0),), 123),
     Withdrawn("10.0.0.0/26", (1, 2, 3)),
+    RangeAssigned(Attachment("net", "c", "eth0"), ("10.1.0.2", "fd00::2"), {"pod": "web"}, 1, 2),
+    RangeReleased(Attachment("net", "c", "eth0")),
+    RangeCursors("net", {0: "10.1.0.2", 1: "fd00::2"}),
 )
 
 
