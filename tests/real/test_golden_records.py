@@ -5,9 +5,7 @@ The rules (``flaws``) are first held against every captured record, then against
 
 import base64
 import json
-import re
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ import pytest
 
 from ipamd.core import keys
 from ipamd.core.records import BlockRecord, HandleRecord, affinity_record, affinity_state
+from tests.calico.schema import as_go_writes, flaws
 from tests.calico_state import State, agreed
-from tests.daemon_process import PLUGIN, POOLS, Answer, Daemon, dual_stack
+from tests.daemon_process import POOLS, dual_stack
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
 
@@ -32,87 +31,6 @@ CAPTURED = [
     for key, value in fixture["etcd"].items()
     if keys.kind_of(key) in (keys.Kind.BLOCK, keys.Kind.HANDLE, keys.Kind.AFFINITY)
 ]
-
-# --- the rules ------------------------------------------------------------------------------------------------
-
-BLOCK = ["cidr", "affinity", "affinity_claim_time", "allocations", "unallocated", "attributes", "sequenceNumber",
-         "sequenceNumberForAllocation", "deleted"]  # fmt: skip
-TIMESTAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{0,8}[1-9])? \+0000 UTC"
-SECONDARY = {
-    "namespace": r"[a-z0-9-]+",
-    "node": r"[a-z0-9-]+",
-    "note": "ipamd reserve",
-    "pod": r"[a-z0-9.-]+",
-    "timestamp": TIMESTAMP,
-    "type": "(ipip|vxlan|vxlanV6|wireguard|wireguardV6)TunnelAddress",
-}
-RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
-
-
-def flaws(key: str, raw: bytes) -> list[str]:
-    """What about a record is not as Calico's programs write it; empty: nothing."""
-    value = json.loads(raw)
-    found = [] if _as_go_writes(value) == raw else ["not in the form in which Go's encoder writes it"]
-    rules = {keys.Kind.BLOCK: _block, keys.Kind.HANDLE: _handle, keys.Kind.AFFINITY: _affinity}
-    return [*found, *rules[keys.kind_of(key)](key, value)]
-
-
-def _as_go_writes(value: Any) -> bytes:
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").encode()
-
-
-def _block(key: str, block: dict[str, Any]) -> Iterator[str]:
-    if list(block) not in (BLOCK, [name for name in BLOCK if name != "affinity_claim_time"]):
-        yield f"its keys are {list(block)}"
-        return
-    if key.rpartition("/")[2] != block["cidr"].replace("/", "-"):
-        yield "its key names another block"
-    if block["deleted"] is not False:
-        yield "deleted is not false"
-    if not re.fullmatch(RFC3339, block.get("affinity_claim_time", "2026-11-20T23:47:41Z")):
-        yield "the claim time has another form"
-    if (block["affinity"] is None) != ("affinity_claim_time" not in block):
-        yield "claim time and affinity do not go together"
-    if block["affinity"] is not None and not re.fullmatch(r"(host|virtual):[a-z0-9-]+", block["affinity"]):
-        yield f"the affinity is {block['affinity']}"
-    allocated = [ordinal for ordinal, index in enumerate(block["allocations"]) if index is not None]
-    sequences = block["sequenceNumberForAllocation"]
-    if list(sequences) != sorted(map(str, allocated)):
-        yield "sequence numbers: not one for each allocation, in the order of strings"
-    if not all(type(number) is int and number < block["sequenceNumber"] for number in sequences.values()):
-        yield "an allocation's sequence number is not before the block's"
-    for attribute in block["attributes"]:
-        yield from _attribute(attribute)
-
-
-def _attribute(attribute: dict[str, Any]) -> Iterator[str]:
-    if list(attribute) == ["releasedAt"]:
-        return
-    if list(attribute) != ["handle_id", "secondary"]:
-        yield f"an attribute's keys are {list(attribute)}"
-        return
-    secondary = attribute["secondary"]
-    if list(secondary) != sorted(secondary) or "node" not in secondary:
-        yield f"secondary attributes are {list(secondary)}"
-    for name, text in secondary.items():
-        if not re.fullmatch(SECONDARY.get(name, ""), text):
-            yield f"the secondary attribute {name} is {text!r}"
-
-
-def _handle(_key: str, handle: dict[str, Any]) -> Iterator[str]:
-    if list(handle) != ["block", "deleted"] or handle["deleted"] is not False:
-        yield f"its keys are {list(handle)}, deleted is {handle.get('deleted')}"
-    if not handle["block"] or list(handle["block"]) != sorted(handle["block"]):
-        yield f"its blocks are {list(handle['block'])}"
-    if not all(type(count) is int and count > 0 for count in handle["block"].values()):
-        yield f"its counts are {handle['block']}"
-
-
-def _affinity(_key: str, affinity: dict[str, Any]) -> Iterator[str]:
-    if list(affinity.items()) != [("state", "confirmed"), ("deleted", False)]:
-        yield f"it is {affinity}"
-
 
 # --- captured records -----------------------------------------------------------------------------------------
 
@@ -154,7 +72,7 @@ def test_the_rules_find_what_calico_would_not_write(change: Callable[[Any], Any]
     key = "/calico/ipam/v2/assignment/ipv4/block/192.168.174.128-26"
     block = json.loads(FIXTURES["basic"]["etcd"][key])
     change(block)
-    assert flaws(key, _as_go_writes(block))
+    assert flaws(key, as_go_writes(block))
 
 
 # --- what ipamd writes ----------------------------------------------------------------------------------------
@@ -197,61 +115,3 @@ def test_every_record_that_ipamd_writes_obeys_the_rules_at_every_revision(etcd: 
             sequences[cidr] = block["sequenceNumber"]
     assert len(seen) > 150
     assert kinds == {keys.Kind.BLOCK, keys.Kind.HANDLE, keys.Kind.AFFINITY}
-
-
-# --- the same calls, the same answers -------------------------------------------------------------------------
-
-BETTER = {
-    "IP=": "a single requested address is not served yet",
-    "STATUS": "Calico's plugin does not know it",
-    "GC": "Calico's plugin does not know it",
-}
-"""Captured calls that are answered otherwise on purpose, by what they have in the verb or the arguments."""
-ADDRESS = re.compile(rb"(192\.168\.\d+\.\d+|fd00:10:244:[0-9a-f:]+)(?=/)")
-
-
-def replay(step: dict[str, Any], daemon: Daemon) -> Answer:
-    """Make a captured call of the plugin."""
-    env = {**step["env"], "IPAMD_SOCKET": str(daemon.socket)}
-    done = subprocess.run(
-        [step["plugin"]], executable=PLUGIN, env=env, input=json.dumps(step["stdin"]).encode(), capture_output=True,
-        check=False, timeout=60,
-    )  # fmt: skip
-    return Answer(done.returncode, done.stdout)
-
-
-@pytest.mark.real
-def test_the_captured_calls_of_calicos_plugin_get_the_same_answers(etcd: EtcdProcess, start: Start) -> None:
-    """Each call succeeds or fails as with Calico's plugin and prints the same, but for which free address it is."""
-    for key, value in FIXTURES["basic"]["etcd"].items():
-        if key.startswith("/calico/resources/"):
-            etcd.put(key, value.encode())
-    daemons = {node: start(node) for node in ("node-a", "node-b")}
-    given: dict[str, bytes] = {}
-    replayed = 0
-    for step in FIXTURES["basic"]["steps"]:
-        if "plugin" not in step or any(
-            reason in step["env"]["CNI_ARGS"] or reason == step["env"]["CNI_COMMAND"] for reason in BETTER
-        ):
-            continue
-        replayed += 1
-        answer = replay(step, daemons[step["stdin"]["nodename"]])
-        container, command = step["env"]["CNI_CONTAINERID"], step["env"]["CNI_COMMAND"]
-        assert answer.code == step["exit"], (command, container, answer.text)
-        if step["exit"]:
-            assert set(answer.json) == {"cniVersion", "code", "msg"}
-            assert answer.json["cniVersion"] == step["stdin"]["cniVersion"]
-            continue
-        if command == "VERSION":
-            versions = json.loads(step["stdout"])["supportedVersions"]
-            assert set(answer.json["supportedVersions"]) == {*versions, "1.1.0"}
-            continue
-        expected = step["stdout"].encode()
-        assert ADDRESS.sub(b"<address>", answer.output) == ADDRESS.sub(b"<address>", expected), (command, container)
-        if command == "ADD":
-            if container in given:
-                assert answer.output == given[container], "a repeated ADD"
-            given[container] = answer.output
-    assert replayed == 20
-    addresses = [tuple(ADDRESS.findall(output)) for output in given.values()]
-    assert len(set(addresses)) == len(addresses)
