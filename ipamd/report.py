@@ -65,7 +65,11 @@ class Report:
         reasons = [refusal.why for refusal in refusals if refusal is not None]
         if reasons and len(reasons) == len(serves):
             return f"no address is in reserve; {'; '.join(reasons)}"
-        if self._connected and not self.excuse_of_store() and any(b.owned for b in self._ledger.blocks.values()):
+        owns = any(block.owned for block in self._ledger.blocks.values())
+        borrows = any(
+            reserve.closed for name, reserve in self._ledger.reserves.items() if name in {p.name for p in serves}
+        )
+        if self._connected and not self.excuse_of_store() and (owns or borrows):
             return ""
         return f"no address is in reserve; {self.excuse()}"
 

@@ -176,9 +176,9 @@ class Ledger:
                     return block.place(ordinal)
             reserve = self.reserve(pool.name, now)
             reserve.named = reserve.named or bool(request.named.get(family))
-            if reserve.refusal is None:
+            if (reserve.closed is None and reserve.refusal is None) or self._has_free(pool.name):
                 return Shortage(pool.name)
-        refusals = []
+        refusals = []  # only when there is no block to claim in any pool, addresses of other nodes' blocks come in
         for pool in pools:
             refusal = self.reserve(pool.name, now).refusal
             if refusal is None or now - refusal.at >= RETRY_AFTER:
@@ -187,6 +187,13 @@ class Ledger:
         reasons = "; ".join(f"pool {pool.name} ({pool.cidr}): {refusal.why}" for pool, refusal in refusals)
         raise RefusedError(
             refusals[-1][1].code, f"cannot assign an IPv{family} address to {request.subject}: {reasons}"
+        )
+
+    def _has_free(self, pool: str) -> bool:
+        """Whether this node's blocks of a pool have addresses that it did not reserve yet."""
+        return any(
+            block.owned and block.unreserved_bits & ~self.settings.reserved_in(block.net)
+            for block in self._by_pool.get(pool, ())
         )
 
     def _note_drain(self, places: list[Place], now: int) -> None:
@@ -265,6 +272,9 @@ class Ledger:
                 self._apply_block(fact)
             elif self.settings.apply(fact.key, fact.value):
                 self._sort_blocks()
+            elif kind is keys.Kind.CONFIG:
+                for reserve in self.reserves.values():
+                    reserve.reopen()
             elif kind is keys.Kind.RESERVATION:
                 for block in self.blocks.values():
                     self._withdraw_reserved(block)
@@ -279,7 +289,10 @@ class Ledger:
             raise RecordError(f"the block at the key of {cidr} says that it is {record.cidr}")
         if record is not None and not record.deleted:
             block = self._block(cidr)
+            owned = block.owned
             block.merge(record, fact.value or b"", fact.revision)
+            if block.owned != owned:
+                self._sort_blocks()
             self._withdraw_reserved(block)
         elif cidr in self.blocks:
             block = self.blocks[cidr]
@@ -311,6 +324,8 @@ class Ledger:
             pool = self.pool_of(block)
             if pool is not None and keys.block_key(block.net) not in self.damaged:
                 self._by_pool[pool.name].append(block)
+        for blocks in self._by_pool.values():
+            blocks.sort(key=lambda block: not block.owned)
 
     def checkpoint(self) -> Iterator[Fact]:
         """A sequence of facts that makes an empty ledger equal to this one."""
@@ -358,7 +373,7 @@ class Ledger:
         return next((pool for pool in self.settings.pools.values() if pool.cuts(block.net)), None)
 
     def blocks_of(self, pool: str) -> list[Block]:
-        """This node's blocks of a pool."""
+        """This node's blocks of a pool, then those of others in which it holds or reserves addresses."""
         return self._by_pool.get(pool, [])
 
     def available(self, pool: str) -> int:
@@ -383,7 +398,7 @@ class Ledger:
         for family in FAMILIES:
             for pool in self.settings.selection.serving(family):
                 pools[pool.name] = pool
-                if pool.name not in self.reserves or self.reserves[pool.name].refusal is None:
+                if pool.name not in self.reserves or self.reserves[pool.name].closed is None:
                     break
         for pool in self.settings.pools.values():
             waiting = pool.name in self.reserves and self.reserves[pool.name].waiting

@@ -129,6 +129,15 @@ class BlockRecord:
             raise RecordError(f"block {self.cidr}: an allocation points at an attribute that does not exist")
 
     @property
+    def claimed_at(self) -> int | None:
+        """When its owner claimed it (Unix time, ns); None if that is not said, or cannot be understood."""
+        try:
+            at = msgspec.json.decode(self._fields.get(_CLAIM_TIME, b"null"), type=datetime | None)
+        except MALFORMED:
+            return None
+        return None if at is None else int(at.timestamp()) * 1_000_000_000
+
+    @property
     def deleted(self) -> bool:
         """Softly deleted: to be treated as absent."""
         return self._fields.get("deleted") == b"true"

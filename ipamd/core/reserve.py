@@ -4,6 +4,9 @@ The target is a pure function of what happened: ``minimum`` at rest, doubled eac
 under a quarter of it or an ADD has to wait, up to ``maximum``, and a quarter less each ``decay`` without such an event.
 Peers that got this right: Azure CNS v2 (target from use), AWS ``WARM_IP_TARGET``, Cilium ``pre-allocate``.
 
+In a *tight* pool (no block left to claim) and in a *pressed* one (a node somewhere found it exhausted while a pod
+waited) a reserve would withhold addresses from others' pods: it is small then, or none.
+
 All times are nanoseconds of one clock, passed in.
 """
 
@@ -13,6 +16,12 @@ from ipamd.core.errors import Code
 
 RETRY_AFTER = 1_000_000_000
 """How long a refusal to supply a pool stands before an ADD makes the node look again (ns)."""
+
+TIGHT = 2
+"""How many addresses of a tight pool are kept at rest: nodes without ipamd can ask nobody to give them back."""
+
+PRESSURE = 30_000_000_000
+"""How long a pool counts as pressed after this node was told (ns), by its own clock: others' may differ."""
 
 
 class ReservePolicy(Struct, frozen=True):
@@ -32,23 +41,50 @@ class Refusal(Struct, frozen=True):
 
 
 class Reserve:
-    """The reserve of one pool on this node: its target, who waits for it, and why it cannot be filled."""
+    """The reserve of one pool on this node: its target, who waits for it, and why it cannot be filled.
 
-    __slots__ = ("_changed", "level", "named", "policy", "refusal", "waiting")
+    ``closed`` says why this node can claim no more block of the pool, ``refusal`` why it can have no more address of
+    it, not even of other nodes' blocks; ``tight`` that there is no block left for anybody. ``borrowed_at`` is when it
+    last borrowed.
+    """
+
+    __slots__ = (
+        "_changed",
+        "borrowed_at",
+        "closed",
+        "level",
+        "named",
+        "policy",
+        "pressed_until",
+        "refusal",
+        "tight",
+        "waiting",
+    )
 
     def __init__(self, policy: ReservePolicy, now: int) -> None:
         self.policy = policy
         self.level = policy.minimum
         self.waiting = 0
+        self.closed: Refusal | None = None
         self.refusal: Refusal | None = None
+        self.tight = False
+        self.pressed_until = 0
+        self.borrowed_at = 0
         self.named = False
         """Whether an ADD named the pool since the daemon's start, so that its selectors do not count."""
         self._changed = now
 
     @property
+    def rest(self) -> int:
+        """How many addresses should be available while nobody waits."""
+        if self.pressed_until:
+            return 0
+        return min(self.level, TIGHT) if self.tight else self.level
+
+    @property
     def target(self) -> int:
-        """How many addresses should be available: the level, and one for each ADD that waits."""
-        return self.level + self.waiting
+        """How many addresses should be available: those at rest, and one for each ADD that waits."""
+        return self.rest + self.waiting
 
     def drained(self, available: int, now: int) -> None:
         """Tell what is left after an address was taken."""
@@ -57,6 +93,8 @@ class Reserve:
 
     def grow(self, now: int) -> None:
         """Double the level: the reserve was too small for what came."""
+        if self.rest < self.level:
+            return  # it is small on purpose
         # Not twice for one burst: the doubling must have had time to take effect.
         if now - self._changed < GROWTH_PAUSE and self.level > self.policy.minimum:
             return
@@ -64,14 +102,29 @@ class Reserve:
         self._changed = now
 
     def decay(self, now: int) -> None:
-        """Shrink the level a step for each ``decay`` that went by without growth."""
+        """Shrink the level a step for each ``decay`` that went by without growth; end a pressure that is over."""
         while self.level > self.policy.minimum and now - self._changed >= self.policy.decay:
             self.level = max(self.policy.minimum, self.level - max(1, self.level // 4))
             self._changed += self.policy.decay
+        if now >= self.pressed_until:
+            self.pressed_until = 0
+
+    def press(self, now: int) -> None:
+        """A node says that it found the pool exhausted while a pod waited."""
+        self.pressed_until = now + PRESSURE
+
+    def reopen(self) -> None:
+        """Forget why there was nothing to be had: a block was claimed, or the rules changed."""
+        self.closed = self.refusal = None
+        self.tight = False
 
     def surplus(self, available: int) -> int:
-        """How many of the available addresses to give back: none below twice the target (hysteresis)."""
-        return available - self.target if available > 2 * self.target else 0
+        """How many of the available addresses to give back: none below twice the target (hysteresis).
+
+        Of a pool in which others need them, all that is above the target.
+        """
+        excess = max(0, available - self.target)
+        return excess if self.rest < self.level or available > 2 * self.target else 0
 
 
 GROWTH_PAUSE = 5_000_000

@@ -8,6 +8,7 @@ from ipamd.core.block import Block
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
+from ipamd.core.reserve import TIGHT
 
 SPARE = 2
 """Free ordinals of a block that stay unreserved while nobody waits: the node agent takes tunnel addresses from them."""
@@ -18,18 +19,23 @@ SPARE_FROM = 8
 IDLE_BLOCK = 60_000_000_000
 """How long a block has been empty before it is given back (ns): a claim is dearer than a minute of waiting."""
 
+IDLE_LOAN = 60_000_000_000
+"""How long after the last borrowing what is left of it in reserve is given back (ns)."""
+
 
 def shortage(ledger: Ledger, pool: Pool, now: int) -> int:
-    """How many more addresses of a pool this node wants in reserve; negative: it has more than it wants."""
+    """How many more addresses of its own blocks of a pool this node wants in reserve; negative: it has too many."""
+    owned = [block for block in ledger.blocks_of(pool.name) if block.owned]
     if ledger.settings.config.strict_affinity:  # nobody may borrow: to reserve all costs the others nothing
-        return sum(block.unreserved_bits.bit_count() for block in ledger.blocks_of(pool.name))
-    return ledger.reserve(pool.name, now).target - ledger.available(pool.name)
+        return sum(block.unreserved_bits.bit_count() for block in owned)
+    # What was borrowed does not count: it goes back when there are enough of its own.
+    return ledger.reserve(pool.name, now).target - sum(block.available for block in owned)
 
 
 def urgent(ledger: Ledger, pool: Pool, now: int) -> bool:
     """Whether the reserve is so low that it is worth a transaction of its own."""
     reserve = ledger.reserve(pool.name, now)
-    return reserve.waiting > 0 or ledger.available(pool.name) * 2 <= reserve.level
+    return reserve.waiting > 0 or ledger.available(pool.name) * 2 <= reserve.rest
 
 
 def reservable(ledger: Ledger, block: Block, record: BlockRecord, *, waiting: bool) -> list[int]:
@@ -54,13 +60,26 @@ def wants_block(ledger: Ledger, pool: Pool, now: int) -> bool:
     return missing > 0
 
 
+def to_borrow(ledger: Ledger, pool: Pool, now: int) -> int:
+    """How many addresses of other nodes' blocks this node needs: enough for who waits, and a little."""
+    reserve = ledger.reserve(pool.name, now)
+    if not reserve.waiting or ledger.settings.config.strict_affinity:
+        return 0
+    return max(0, min(reserve.rest, TIGHT) + reserve.waiting - ledger.available(pool.name))
+
+
 def surplus(ledger: Ledger, pool: Pool, now: int) -> list[tuple[Block, list[int]]]:
-    """Which reserved ordinals of a pool to give back: those of the last blocks, the last to be handed out."""
-    serves = pool in ledger.pools_in_use()
-    if serves and ledger.settings.config.strict_affinity:
-        return []
-    available = ledger.available(pool.name)
-    excess = ledger.reserve(pool.name, now).surplus(available) if serves else available
+    """Which reserved ordinals of a pool to give back: those of the last blocks, the last to be handed out.
+
+    What was borrowed comes first, and all of it when it was not needed for a while.
+    """
+    excess = ledger.available(pool.name)
+    if pool in ledger.pools_in_use():
+        reserve = ledger.reserve(pool.name, now)
+        strict = ledger.settings.config.strict_affinity
+        borrowed = sum(block.available for block in ledger.blocks_of(pool.name) if not block.owned)
+        idle = strict or (not reserve.waiting and now - reserve.borrowed_at >= IDLE_LOAN)
+        excess = max(0 if strict else reserve.surplus(excess), borrowed if idle else 0)
     gifts = []
     for block in reversed(ledger.blocks_of(pool.name)):
         if excess <= 0:

@@ -144,13 +144,16 @@ def retire(ledger: Ledger, known: Known, block: Block) -> Batch:
     return Batch(changes, (Withdrawn(block.cidr, reserved),) if reserved else ())
 
 
-def reserve_attribute(ledger: Ledger, family: int, now: int) -> Raw:
-    """The attributes of a reserved ordinal.
+def reserve_attribute(ledger: Ledger, image: BlockRecord, now: int) -> Raw:
+    """The attributes of a block's reserved ordinals: one entry for all of them, the one already there if any.
 
     The ``type`` is a tunnel's because of what Calico's own programs do with it: they leave it alone while the node
     exists, it keeps the block from being reclaimed as empty, and when the node is deleted it is collected.
     """
-    kind = "ipipTunnelAddress" if family == 4 else "vxlanV6TunnelAddress"
+    for raw, owner in zip(image.attributes, image.owners, strict=True):
+        if owner.handle == ledger.reserve_handle:
+            return raw
+    kind = "ipipTunnelAddress" if image.cidr.family == 4 else "vxlanV6TunnelAddress"
     secondary = {"node": ledger.node, "note": RESERVE_NOTE, "timestamp": go_time(now), "type": kind}
     return attribute(ledger.reserve_handle, secondary)
 
@@ -213,7 +216,8 @@ class _Draft:
             # What is withdrawn stays out of the reserve until the store has freed it: else it would never end.
             ordinals = [ordinal for ordinal in free if not block.withdrawn >> ordinal & 1][:missing]
             if ordinals and self._room(block, self.ledger.reserve_handle):
-                self._image(block).take(set(ordinals), self._reserve_attribute(block))
+                image = self._image(block)
+                image.take(set(ordinals), reserve_attribute(self.ledger, image, self.now.unix))
                 self.handles.add(self.ledger.reserve_handle)
                 missing -= len(ordinals)
 
@@ -264,14 +268,6 @@ class _Draft:
             self.handles.add(before.handle)
         self.handles |= {assigned.handle, self.ledger.reserve_handle}
 
-    def _reserve_attribute(self, block: Block) -> Raw:
-        # One attribute entry for all reserved ordinals of a block: the one already there, if any.
-        image = self._image(block)
-        for raw, owner in zip(image.attributes, image.owners, strict=True):
-            if owner.handle == self.ledger.reserve_handle:
-                return raw
-        return reserve_attribute(self.ledger, block.net.family, self.now.unix)
-
     # --- what comes out ---------------------------------------------------------------------------------------
 
     def batch(self) -> Batch | None:
@@ -284,7 +280,10 @@ class _Draft:
             block = self.ledger.blocks[cidr]
             if not block.value:
                 gains.insert(0, self._affinity_change(block))
-            blocks.append(Change(keys.block_key(block.net), image.encode(), block.revision if block.value else 0))
+            # As with Calico, a block that is no node's goes with the last of its addresses.
+            left = image.affinity is not None or any(index is not None for index in image.allocations)
+            value = image.encode() if left else None
+            blocks.append(Change(keys.block_key(block.net), value, block.revision if block.value else 0))
         return Batch((*gains, *blocks, *losses), tuple(self.before), self.full)
 
     def _handle_changes(self) -> tuple[list[Change], list[Change]]:

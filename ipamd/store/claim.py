@@ -100,12 +100,13 @@ def walk(node: str, pool: Pool) -> Iterator[Cidr]:
         yield pool.block((start + step * stride) % pool.blocks)
 
 
-def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now) -> Sequence[Change]:
+def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now, *, revision: int = 0) -> Sequence[Change]:
     """The change set that makes a block this node's, a share of it already in the reserve; empty: it has none to give.
 
     It also holds only while no larger block contains this one (comparisons without a change): a pool may have been
     made anew with another block size while old blocks are in use. In an order of which every prefix is safe: an
     affinity without a block is repaired by whoever meets it, a handle that counts too many holds nothing back.
+    ``revision`` is that of the empty block which it replaces, 0 if there must be none.
     """
     record = new_block(cidr, keys.host_affinity(ledger.node), now.unix)
     block = Block(str(cidr), ledger.node, ledger.reserve_handle)
@@ -115,7 +116,7 @@ def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now) -> Seq
         return ()
     wanted = len(ordinals) if ledger.settings.config.strict_affinity else supply.shortage(ledger, pool, now.boot)
     reserved = set(ordinals[: max(1, wanted)])
-    record.take(reserved, reserve_attribute(ledger, cidr.family, now.unix))
+    record.take(reserved, reserve_attribute(ledger, record, now.unix))
     affinity = keys.affinity_key(ledger.node, cidr)
     handle_key = keys.handle_key(ledger.reserve_handle)
     handle = known.handle(ledger.reserve_handle)
@@ -123,9 +124,15 @@ def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now) -> Seq
     return (
         Change(affinity, affinity_record("confirmed", known.value(affinity)), known.revision(affinity)),
         Change(handle_key, handle.encode(), known.revision(handle_key)),
-        Change(keys.block_key(cidr), record.encode(), 0),
+        Change(keys.block_key(cidr), record.encode(), revision),
         *(Change(keys.block_key(larger), None, 0) for larger in pool.enclosing(cidr)),
     )
+
+
+def keys_among(pool: Pool, after: str = "") -> KeyRange:
+    """The keys among which a pool's blocks are; ``after``: beyond the last that was told."""
+    prefix = _common_prefix(keys.block_key(pool.block(0)), keys.block_key(pool.block(pool.blocks - 1)))
+    return KeyRange(after + "\0" if after else prefix, prefix + _END, WINDOW)
 
 
 def neighbours(cidr: Cidr) -> KeyRange:

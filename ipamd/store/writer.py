@@ -24,6 +24,7 @@ from ipamd.core.records import HandleRecord
 from ipamd.core.reserve import RETRY_AFTER, Refusal
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search, claim, neighbours, overlaps
 
 BACK_OFF = (0.05, 0.5)
@@ -79,6 +80,8 @@ class Writer:
         self._hurried = trio.Event()
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
+        self._pause = TICK
+        self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now)
         self.progress = Progress()
         self.committed = trio.Event()
         """Set, and replaced by a new one, whenever the outcome of a transaction became known."""
@@ -123,6 +126,8 @@ class Writer:
         now = self._now()
         for reserve in self._ledger.reserves.values():
             reserve.decay(now.boot)
+        self._pause = TICK
+        self.borrower.rest(now.boot)
         draft = batch.gather(self._ledger, self._known, self._settings.limits, now)
         if draft is not None:
             done = await self._commit(draft)
@@ -132,8 +137,7 @@ class Writer:
             return draft.full or self._waiting()
         self.progress.flushed_until = now.boot
         for pool in self._ledger.pools_in_use():
-            if supply.wants_block(self._ledger, pool, now.boot) and self._may_claim(pool, now.boot):
-                await self._claim(pool)
+            if supply.wants_block(self._ledger, pool, now.boot) and await self._supply(pool, now.boot):
                 return True
         idle = supply.idle_block(self._ledger, now.boot)
         if idle is not None and not self._ledger.settings.locked:
@@ -142,7 +146,7 @@ class Writer:
         return False
 
     async def _rest(self) -> None:
-        with trio.move_on_after(TICK):
+        with trio.move_on_after(self._pause):
             await self._woken.wait()
         with trio.move_on_after(self._settings.linger):
             await self._hurried.wait()
@@ -240,23 +244,48 @@ class Writer:
 
     # --- claims -----------------------------------------------------------------------------------------------
 
-    def _may_claim(self, pool: Pool, now: int) -> bool:
-        """Whether the cluster's rules allow another block; if not, waiting ADDs are told why."""
+    async def _supply(self, pool: Pool, now: int) -> bool:
+        """Get a pool what its blocks cannot give: a block, or addresses of others'; whether to go on at once."""
+        reserve = self._ledger.reserve(pool.name, now)
+        pause = RETRY_AFTER if reserve.waiting else RECONSIDER_AFTER
+        if reserve.closed is None or now - reserve.closed.at >= pause:
+            forbidden = self._forbidden(pool)
+            if forbidden:
+                self._close(pool, Code.BLOCK_LIMIT, *forbidden)
+            else:
+                await self._claim(pool)
+            return True
+        if not reserve.waiting or (reserve.refusal is not None and now - reserve.refusal.at < RETRY_AFTER):
+            return False
+        wait = await self.borrower.hunt(pool)
+        if wait is None:
+            reserve.refusal = Refusal(reserve.closed.code, reserve.closed.why, self._now().boot)
+            self.on_supply()
+            return True
+        self._pause = min(self._pause, wait)
+        return not wait
+
+    def _forbidden(self, pool: Pool) -> tuple[str, str] | None:
+        """Why the cluster's rules do not allow this node another block, and what to do; None if they do."""
         config = self._ledger.settings.config
         owned = sum(block.owned for block in self._ledger.blocks.values() if block.net.family == pool.family)
         if not config.auto_allocate_blocks:
-            self._refuse(pool, Code.BLOCK_LIMIT, "autoAllocateBlocks is false; set it, or give the node a block", now)
-        elif owned >= config.block_limit:
-            text = f"this node has {owned} blocks, the limit (maxBlocksPerHost); raise it or use larger blocks"
-            self._refuse(pool, Code.BLOCK_LIMIT, text, now)
-        else:
-            reserve = self._ledger.reserve(pool.name, now)
-            pause = RETRY_AFTER if reserve.waiting else RECONSIDER_AFTER
-            return reserve.refusal is None or now - reserve.refusal.at >= pause
-        return False
+            return "autoAllocateBlocks is false", "set it, or give the node a block"
+        if owned >= config.block_limit:
+            return f"this node has {owned} blocks, the limit (maxBlocksPerHost)", "raise it or use larger blocks"
+        return None
 
-    def _refuse(self, pool: Pool, code: Code, why: str, now: int) -> None:
-        self._ledger.reserve(pool.name, now).refusal = Refusal(code, why, now)
+    def _close(self, pool: Pool, code: Code, why: str, remedy: str) -> None:
+        """No block of a pool can be claimed: addresses of other nodes' blocks may do, unless that is forbidden."""
+        now = self._now().boot
+        strict = self._ledger.settings.config.strict_affinity
+        reserve = self._ledger.reserve(pool.name, now)
+        lenders = (
+            "strictAffinity forbids addresses of other nodes' blocks" if strict else "no other node's has an address"
+        )
+        reserve.closed = Refusal(code, f"{why}, and {lenders}; {remedy}", now)
+        reserve.tight = code is Code.EXHAUSTED and not strict
+        reserve.refusal = reserve.closed if strict else None  # else only a hunt can tell
         self.on_supply()
 
     async def _claim(self, pool: Pool) -> None:
@@ -282,8 +311,7 @@ class Writer:
             self.progress.conflicts += 1
             self._known.learn({change.key for changes in sets.values() for change in changes}, outcome.records)
             search.learn(list(sets), outcome)
-        why = f"none of its {pool.blocks} blocks is free; add a pool, or free addresses"
-        self._refuse(pool, Code.EXHAUSTED, why, self._now().boot)
+        self._close(pool, Code.EXHAUSTED, f"none of its {pool.blocks} blocks is free", "add a pool, or free addresses")
 
     def _wholly_reserved(self, pool: Pool) -> bool:
         reservations = self._ledger.settings.reservations.values()
@@ -303,8 +331,7 @@ class Writer:
 
     def _claimed(self, pool: Pool, changes: Sequence[Change], revision: int) -> None:
         self.progress.claims += 1
-        reserve = self._ledger.reserve(pool.name, self._now().boot)
-        reserve.refusal = None
+        self._ledger.reserve(pool.name, self._now().boot).reopen()
         self._known.wrote(changes, revision)
         self._record(batch.committed(changes, revision))
 

@@ -233,8 +233,9 @@ async def test_a_stale_affinity_of_this_node_does_not_stop_its_claim(autojump_cl
 
 
 async def test_the_only_block_of_a_pool_goes_to_one_of_many_nodes(autojump_clock: trio.testing.MockClock) -> None:
-    """Ten nodes, one block: one gets it, the others find the pool exhausted, in words."""
+    """Ten nodes, one block: one gets it, the others, who may not borrow, find the pool exhausted, in words."""
     store = MemoryStore(delay=0.001)
+    store.put(keys.CONFIG, b'{"strict_affinity":true,"auto_allocate_blocks":true}')
     store.put(*pool_record("p", "10.0.0.0/26"))
     nodes = [Node(f"n{number}", store) for number in range(10)]
     async with trio.open_nursery() as nursery:
@@ -249,8 +250,8 @@ async def test_the_only_block_of_a_pool_goes_to_one_of_many_nodes(autojump_clock
             await refused[0].add(add_request("a"))
         assert refusal.value.code is Code.EXHAUSTED
         assert refusal.value.msg == (
-            "cannot assign an IPv4 address to default/pod-a: pool p (10.0.0.0/26): none of its 1 blocks is free; "
-            "add a pool, or free addresses"
+            "cannot assign an IPv4 address to default/pod-a: pool p (10.0.0.0/26): none of its 1 blocks is free, "
+            "and strictAffinity forbids addresses of other nodes' blocks; add a pool, or free addresses"
         )
         nursery.cancel_scope.cancel()
 
@@ -268,7 +269,7 @@ async def test_a_block_freed_in_an_exhausted_pool_is_found(autojump_clock: trio.
         store.put(*taken_block(parse_cidr(cidr)))
     async with Node("n1", store).running() as node:
         await trio.sleep(5)
-        assert node.ledger.reserve("p", 0).refusal is not None
+        assert node.ledger.reserve("p", 0).closed is not None
         outcome = await store.commit(
             [
                 Change(

@@ -1,0 +1,604 @@
+"""Borrowing: addresses of other nodes' blocks, for the ADDs of a pool that has no block left."""
+
+import json
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ipamd.core import keys
+from ipamd.core.address import parse_cidr
+from ipamd.core.errors import Code, RefusedError
+from ipamd.core.facts import Place
+from ipamd.core.pool import Pool
+from ipamd.core.records import BlockRecord, affinity_record, attribute, new_block
+from ipamd.core.reserve import TIGHT
+from ipamd.core.supply import IDLE_LOAN
+from ipamd.store.base import ChangeSet, KeyRange, Outcome
+from ipamd.store.borrow import PATIENCE, ROUND, Hunt
+from tests.memory_store import MemoryStore
+from tests.nodes import EPOCH, Node, add_request, pool_record
+from tests.store.truth import at_rest, held, view
+
+MINUTE = 60 * 1_000_000_000
+OTHER = "k8s-pod-network.other"
+RESERVE = "ipamd-reserve-n1"
+
+
+def block_key(cidr: str) -> str:
+    """The key of a block."""
+    return keys.block_key(parse_cidr(cidr))
+
+
+def put_block(
+    store: MemoryStore, cidr: str, owner: str | None, *taken: int, handle: str = OTHER, claimed: int = EPOCH
+) -> None:
+    """Another node's block (or nobody's), some of its ordinals taken, with its affinity and handle."""
+    record = new_block(parse_cidr(cidr), owner or "", claimed)
+    record.affinity = owner
+    if taken:
+        record.take(set(taken), attribute(handle, {"node": "other"}))
+        counts = (
+            json.loads(store.records[key].value)["block"] if (key := keys.handle_key(handle)) in store.records else {}
+        )
+        store.put(key, json.dumps({"block": {**counts, cidr: len(taken)}, "deleted": False}).encode())
+    store.put(block_key(cidr), record.encode())
+    if owner:
+        store.put(keys.affinity_key(owner.removeprefix("host:"), record.cidr), affinity_record("confirmed"))
+
+
+def owners(store: MemoryStore) -> dict[str, str | None]:
+    """Whose each block is."""
+    return {cidr: block.affinity for cidr, block in view(store).blocks().items()}
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """A pool of one block of 16, another node's, of which the first four are taken."""
+    made = MemoryStore(delay=0.001)
+    made.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(made, "10.0.0.0/28", "host:other", *range(4))
+    return made
+
+
+# --- from whom, and how much ----------------------------------------------------------------------------------
+
+
+async def test_a_pod_gets_an_address_of_another_nodes_block(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """No block is left: the address comes from the other's, under this pod's handle and with this node's name."""
+    async with Node("n1", store).running() as node:
+        assigned = await node.add(add_request("a"))
+        assert assigned.places == (Place("10.0.0.0/28", 4),)
+        await node.flushed()
+        assert view(store).allocations()[assigned.places[0]] == ("k8s-pod-network.a", "n1", "")
+        assert owners(store) == {"10.0.0.0/28": "host:other"}
+        at_rest(store, [node], strangers=[OTHER])
+
+
+async def test_an_address_is_reserved_before_it_is_handed_out(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """What is borrowed belongs to the node's reserve, in the store, at the moment at which the pod gets it."""
+    async with Node("n1", store).running() as node:
+        assigned = await node.add(add_request("a"))
+        assert view(store).allocations()[assigned.places[0]] == (RESERVE, "n1", "ipipTunnelAddress")
+        assert view(store).handles() == view(store).counted()
+
+
+async def test_only_a_little_more_is_borrowed_than_is_waited_for(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """Three ADDs wait: three addresses and two more are borrowed, by one transaction."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(0.5)
+        commits = len(store.commits)
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(node.add, add_request(f"c{number}"))
+        assert len(store.commits) == commits + 1
+        assert node.ledger.available("p") == TIGHT
+        await node.flushed()
+        assert len(view(store).blocks()["10.0.0.0/28"].unallocated) == 16 - 4 - 3 - TIGHT
+
+
+async def test_nothing_is_borrowed_while_nobody_waits(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """A node that found no block borrows no reserve in advance, and writes nothing."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(300)
+        assert store.calls["commit"] <= 6  # looks for a free block, a minute apart
+        assert node.ledger.available("p") == 0
+        assert set(view(store).counted()) == {OTHER}
+
+
+async def test_what_was_borrowed_in_advance_goes_back_when_it_is_idle(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """A minute after the last borrowing the reserve in the other's block is given back; the pod's address stays."""
+    async with Node("n1", store).running() as node:
+        place = (await node.add(add_request("a"))).places[0]
+        await trio.sleep(IDLE_LOAN / 1e9 - 5)
+        assert node.ledger.available("p") == TIGHT
+        await trio.sleep(11)
+        assert {p for p, (_h, n, _k) in view(store).allocations().items() if n == "n1"} == {place}
+        at_rest(store, [node], strangers=[OTHER])
+        node.delete("a")
+        await node.flushed()
+        assert node.ledger.blocks == {}
+        at_rest(store, [node], strangers=[OTHER])
+
+
+async def test_the_nodes_own_block_comes_first(autojump_clock: MockClock) -> None:
+    """Addresses of the node's own block are handed out before those that it borrowed, also if they came back later."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/29", blockSize=30))
+    put_block(store, "10.0.0.0/30", "host:other")
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        for number in range(5):
+            assert (await node.add(add_request(f"c{number}"))).places[0].block == f"10.0.0.{0 if number == 4 else 4}/30"
+        await node.flushed()
+        node.delete("c1")
+        await node.flushed()
+        assert (await node.add(add_request("next"))).places[0] == Place("10.0.0.4/30", 1)
+
+
+async def test_free_addresses_of_the_own_block_come_before_the_next_pool(autojump_clock: MockClock) -> None:
+    """A pool without a free block is not full while the node's block has unreserved addresses: no pod goes elsewhere."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("a", "10.0.0.0/27", blockSize=27))
+    store.put(*pool_record("b", "10.1.0.0/16"))
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        for number in range(32):
+            assert node.addresses(await node.add(add_request(f"c{number}")))[0].startswith("10.0."), number
+        assert node.addresses(await node.add(add_request("next")))[0].startswith("10.1.")
+
+
+async def test_a_block_is_claimed_in_the_next_pool_before_one_borrows_in_the_first(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """As with Calico: own blocks, then a new block of any pool that serves, then addresses of other nodes' blocks."""
+    store.put(*pool_record("q", "10.1.0.0/28", blockSize=28))
+    async with Node("n1", store).running() as node:
+        first = [(await node.add(add_request(f"c{number}"))).places[0].block for number in range(16)]
+        assert set(first) == {"10.1.0.0/28"}
+        assert (await node.add(add_request("next"))).places[0].block == "10.0.0.0/28"
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"maxBlocksPerHost": 1, "auto_allocate_blocks": True}, "this node has 1 blocks, the limit (maxBlocksPerHost)"),
+        ({"auto_allocate_blocks": False}, "autoAllocateBlocks is false"),
+    ],
+)
+async def test_a_node_that_may_not_claim_borrows(
+    autojump_clock: MockClock, config: dict[str, object], why: str
+) -> None:
+    """There are free blocks, but not for this node: it borrows, and takes over no empty block."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/24", blockSize=28))
+    store.put(keys.CONFIG, json.dumps({"strict_affinity": False, **config}).encode())
+    put_block(store, "10.0.0.0/28", "host:n1", *range(16))
+    put_block(store, "10.0.0.16/28", "host:other", claimed=1)
+    async with Node("n1", store).running() as node:
+        assert (await node.add(add_request("a"))).places[0].block == "10.0.0.16/28"
+        assert owners(store) == {"10.0.0.0/28": "host:n1", "10.0.0.16/28": "host:other"}
+        closed = node.ledger.reserve("p", 0).closed
+        assert closed is not None
+        assert closed.why.startswith(why)
+
+
+async def test_blocks_without_affinity_lend_too(autojump_clock: MockClock) -> None:
+    """What a deleted node left behind has free addresses, and stays nobody's."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", None, *range(15))
+    async with Node("n1", store).running() as node:
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.0/28", 15),)
+        await node.flushed()
+        assert owners(store) == {"10.0.0.0/28": None}
+        at_rest(store, [node], strangers=[OTHER])
+
+
+async def test_a_block_without_affinity_goes_with_its_last_address(autojump_clock: MockClock) -> None:
+    """The last to leave deletes it, with its handle, in one transaction."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/30", blockSize=30))
+    put_block(store, "10.0.0.0/30", None, 0)
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        await node.flushed()
+        put_left = BlockRecord(store.records[block_key("10.0.0.0/30")].value)
+        put_left.free(0)
+        store.put(block_key("10.0.0.0/30"), put_left.encode())
+        store.put(keys.handle_key(OTHER), None)
+        await trio.sleep(IDLE_LOAN / 1e9 + 6)
+        assert owners(store) == {"10.0.0.0/30": None}
+        node.delete("a")
+        await node.flushed()
+        assert owners(store) == {}
+        at_rest(store, [node])
+
+
+async def test_reservations_hold_for_borrowed_addresses_too(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """What an IPReservation names is not taken from other nodes' blocks either."""
+    store.put(keys.RESERVATIONS + "r", json.dumps({"spec": {"reservedCIDRs": ["10.0.0.0/29", "10.0.0.9"]}}).encode())
+    async with Node("n1", store).running() as node:
+        got = [(await node.add(add_request(f"c{number}"))).places[0].ordinal for number in range(7)]
+        assert got == [8, 10, 11, 12, 13, 14, 15]
+        with pytest.raises(RefusedError):
+            await node.add(add_request("next"))
+
+
+async def test_the_reserve_of_another_node_is_never_taken(autojump_clock: MockClock) -> None:
+    """Addresses under another daemon's reserve handle are that node's, however idle they look."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", "host:other", *range(16), handle="ipamd-reserve-other")
+    before = dict(store.records)
+    async with Node("n1", store).running() as node:
+        with pytest.raises(RefusedError):
+            await node.add(add_request("a"))
+        assert store.records[block_key("10.0.0.0/28")] == before[block_key("10.0.0.0/28")]
+
+
+async def test_a_block_that_cannot_be_understood_is_passed_over(autojump_clock: MockClock) -> None:
+    """A broken record, and one that calls itself otherwise, lend nothing and keep nobody from the next."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=30))
+    store.put(block_key("10.0.0.0/30"), b"{")
+    store.put(block_key("10.0.0.4/30"), new_block(parse_cidr("10.0.0.8/30"), "host:other", 1).encode())
+    deleted = (
+        new_block(parse_cidr("10.0.0.8/30"), "host:x", EPOCH).encode().replace(b'"deleted":false', b'"deleted":true')
+    )
+    store.put(block_key("10.0.0.8/30"), deleted)
+    put_block(store, "10.0.0.12/30", "host:other", 0)
+    async with Node("n1", store).running() as node:
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.12/30", 1),)
+
+
+# --- strict affinity, and refusals ----------------------------------------------------------------------------
+
+
+async def test_strict_affinity_forbids_borrowing(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """The refusal says which rule it was; nothing of the other's block is read or taken."""
+    store.put(keys.CONFIG, b'{"strict_affinity":true,"auto_allocate_blocks":true}')
+    async with Node("n1", store).running() as node:
+        with pytest.raises(RefusedError) as refused:
+            await node.add(add_request("a"))
+        assert refused.value.code is Code.EXHAUSTED
+        assert refused.value.msg == (
+            "cannot assign an IPv4 address to default/pod-a: pool p (10.0.0.0/28): none of its 1 blocks is free, and "
+            "strictAffinity forbids addresses of other nodes' blocks; add a pool, or free addresses"
+        )
+        assert set(view(store).counted()) == {OTHER}
+
+
+async def test_a_full_pool_refuses_in_words(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """All addresses are taken: the refusal comes within a second and says that borrowing was tried."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node:
+        began = trio.current_time()
+        with pytest.raises(RefusedError) as refused:
+            await node.add(add_request("a"))
+        assert trio.current_time() - began < 1
+        assert refused.value.code is Code.EXHAUSTED
+        assert refused.value.msg == (
+            "cannot assign an IPv4 address to default/pod-a: pool p (10.0.0.0/28): none of its 1 blocks is free, and "
+            "no other node's has an address; add a pool, or free addresses"
+        )
+
+
+async def test_strict_affinity_that_is_lifted_lets_the_next_pod_borrow(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """A change of the configuration counts at once, whatever was refused a moment ago."""
+    store.put(keys.CONFIG, b'{"strict_affinity":true,"auto_allocate_blocks":true}')
+    async with Node("n1", store).running() as node:
+        with pytest.raises(RefusedError):
+            await node.add(add_request("a"))
+        store.put(keys.CONFIG, b'{"strict_affinity":false,"auto_allocate_blocks":true}')
+        await trio.sleep(0.01)
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.0/28", 4),)
+
+
+async def test_strict_affinity_that_is_set_sends_borrowed_reserve_back(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """What was borrowed in advance goes back at once; a pod keeps its borrowed address."""
+    async with Node("n1", store).running() as node:
+        place = (await node.add(add_request("a"))).places[0]
+        await node.flushed()
+        store.put(keys.CONFIG, b'{"strict_affinity":true,"auto_allocate_blocks":true}')
+        await trio.sleep(0.5)
+        assert {p for p, (_h, n, _k) in view(store).allocations().items() if n == "n1"} == {place}
+        at_rest(store, [node], strangers=[OTHER])
+
+
+async def test_the_refusal_stands_for_a_second(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """ADDs that come within a second of a refusal are refused from memory; then the node looks again."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node:
+        with pytest.raises(RefusedError):
+            await node.add(add_request("a"))
+        calls = dict(store.calls)
+        for number in range(50):
+            with pytest.raises(RefusedError):
+                await node.add(add_request(f"c{number}"))
+        assert store.calls == calls
+        put_block(store, "10.0.0.0/28", "host:other", *range(15))
+        await trio.sleep(1)
+        assert (await node.add(add_request("next"))).places == (Place("10.0.0.0/28", 15),)
+
+
+async def test_all_who_wait_share_one_hunt(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """A hundred ADDs on a full pool cost as many reads as one, and all are refused together."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    reads = []
+    for waiting in (1, 100):
+        async with Node(f"n{waiting}", store).running() as node:
+            await trio.sleep(0.5)
+            before = store.calls["read"]
+            refused = []
+
+            async def one(name: str, node: Node = node, refused: list[float] = refused) -> None:
+                with pytest.raises(RefusedError):
+                    await node.add(add_request(name))
+                refused.append(trio.current_time())
+
+            async with trio.open_nursery() as nursery:
+                for number in range(waiting):
+                    nursery.start_soon(one, f"c{number}")
+            assert len(refused) == waiting
+            assert len(set(refused)) == 1
+            reads.append(store.calls["read"] - before)
+    assert reads[0] == reads[1]
+
+
+async def test_an_address_that_comes_free_while_one_waits_is_found(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """A pod that ends elsewhere a moment after the pool was found full: its address goes to the ADD that waits."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
+        await trio.sleep(1)
+        nursery.start_soon(node.add, add_request("a"))
+        await trio.sleep(PATIENCE / 2e9)
+        put_block(store, "10.0.0.0/28", "host:other", *(o for o in range(16) if o != 9))
+        await trio.sleep(2 * ROUND / 1e9 + 0.03)
+        assert [assigned.places[0].ordinal for assigned in node.ledger.holdings.values()] == [9]
+
+
+# --- cost -----------------------------------------------------------------------------------------------------
+
+
+def many(store: MemoryStore, blocks: int, free: set[int]) -> Pool:
+    """A pool of so many blocks of 4, all other nodes', full but for ``free`` blocks that have one address each."""
+    pool = Pool("p", parse_cidr(f"10.0.0.0/{32 - (4 * blocks).bit_length() + 1}"), 30)
+    store.put(*pool_record("p", str(pool.cidr), blockSize=30))
+    for index in range(blocks):
+        cidr = str(pool.block(index))
+        record = new_block(parse_cidr(cidr), f"host:o{index % 50}", EPOCH)
+        record.take(set(range(4 - (index in free))), attribute(OTHER, {"node": "o"}))
+        store.put(block_key(cidr), record.encode())
+    return pool
+
+
+async def test_blocks_are_read_a_few_at_a_time(autojump_clock: MockClock) -> None:
+    """The first address of a pool of 1,024 blocks costs a few reads of 32 blocks, not all blocks."""
+    store = MemoryStore(delay=0.001)
+    many(store, 1024, set(range(0, 1024, 16)))
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        asked: list[int] = []
+        read = store.read
+
+        async def counted(names, prefixes=()):  # type: ignore[no-untyped-def]
+            asked.append(len(names))
+            return await read(names, prefixes)
+
+        store.read = counted  # type: ignore[method-assign] # only counted
+        await node.add(add_request("a"))
+        assert max(asked) <= 32
+        assert len(asked) <= 6
+
+
+async def test_the_next_hunt_goes_on_where_the_last_ended(autojump_clock: MockClock) -> None:
+    """Sixty-four ADDs, one after the other, with one free address in 16 blocks: about one read of 32 blocks each."""
+    store = MemoryStore(delay=0.0001)
+    many(store, 1024, set(range(0, 1024, 16)))
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        asked = 0
+        read = store.read
+
+        async def counted(names, prefixes=()):  # type: ignore[no-untyped-def]
+            nonlocal asked
+            asked += len(names)
+            return await read(names, prefixes)
+
+        store.read = counted  # type: ignore[method-assign] # only counted
+        for number in range(64):
+            await node.add(add_request(f"c{number}"))
+        assert asked <= 1.25 * 64 * 32
+
+
+def test_two_nodes_hunt_in_different_orders() -> None:
+    """The order of the blocks is the node's own, so that nodes in need at once do not meet at every block."""
+    pool = Pool("p", parse_cidr("10.0.0.0/20"), 26)
+    keys_of = [keys.block_key(pool.block(index)) for index in range(64)]
+    orders = []
+    for node in ("n1", "n2", "n1"):
+        hunt = Hunt(node, pool)
+        hunt.learn(keys_of, 1)
+        hunt.begin(1)
+        orders.append(hunt.due(1) + hunt.due(1))
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(keys_of)
+
+
+# --- beside others --------------------------------------------------------------------------------------------
+
+
+async def test_two_who_want_the_same_address_get_two(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """Two nodes borrow at the same moment of one block: the slower tries again, both pods are served at once."""
+    async with Node("n1", store).running() as one, Node("n2", store).running() as two:
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.add, add_request("a"))
+            nursery.start_soon(two.add, add_request("b"))
+        assert len(held([one, two])) == 2
+        await one.flushed()
+        await two.flushed()
+        at_rest(store, [one, two], strangers=[OTHER])
+
+
+async def test_a_borrower_keeps_its_lenders_accounts_right(autojump_clock: MockClock) -> None:
+    """The lender sees what others hold of its block as neither free nor its own, and keeps the block while they do."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/27", blockSize=27))
+    async with Node("n1", store).running() as lender, Node("n2", store).running() as borrower:
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(borrower.add, add_request(f"c{number}"))
+        await borrower.flushed()
+        await trio.sleep(120)
+        (block,) = lender.ledger.blocks.values()
+        assert block.owned
+        assert not block.empty
+        assert block.unreserved_bits.bit_count() + block.available == 32 - 5
+        at_rest(store, [lender, borrower])
+
+
+async def test_a_lost_reply_of_a_borrowing_is_looked_up(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """The transaction took effect without an answer: what it borrowed is found, used, and later given back."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        store.lose_replies = 1
+        assigned = await node.add(add_request("a"))
+        await node.flushed()
+        at_rest(store, [node], strangers=[OTHER])
+        assert assigned.places == (Place("10.0.0.0/28", 4),)
+
+
+async def test_a_restarted_borrower_still_has_what_it_borrowed(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """From the state file alone, the store away: the pod's borrowed address and the reserve in the other's block."""
+    async with Node("n1", store).running() as node:
+        first = await node.add(add_request("a"))
+        await node.flushed()
+    store.away = True
+    again = Node("n1", store, facts=node.journal)
+    async with again.running(look=False):
+        assert (await again.add(add_request("a"))).places == first.places
+        second = await again.add(add_request("b"))
+        assert second.places[0].block == "10.0.0.0/28"
+        store.away = False
+        await trio.sleep(2)
+        at_rest(store, [again], strangers=[OTHER])
+
+
+async def test_a_conflict_takes_what_the_other_left(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """Somebody takes the very ordinals between our read and our write: the answer's image is used, not a new read."""
+    commit = store.commit
+    reads: list[int] = []
+
+    async def beaten(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        if any(change.key == block_key("10.0.0.0/28") and change.expected for change in alternatives[0]) and not reads:
+            reads.append(store.calls["read"])
+            put_block(store, "10.0.0.0/28", "host:other", *range(10))
+        return await commit(*alternatives, window=window)
+
+    store.commit = beaten  # type: ignore[method-assign] # the fault to inject
+    async with Node("n1", store).running() as node:
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.0/28", 10),)
+        assert store.calls["read"] == reads[0]
+
+
+# --- taking over ----------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_block_of_another_node_is_taken_over_after_a_minute(autojump_clock: MockClock) -> None:
+    """As Calico does: claimed for over a minute and empty, it becomes this node's, the other's affinity goes."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", "host:other", claimed=EPOCH - MINUTE)
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        await node.flushed()
+        assert owners(store) == {"10.0.0.0/28": "host:n1"}
+        assert keys.affinity_key("other", parse_cidr("10.0.0.0/28")) not in store.records
+        at_rest(store, [node])
+
+
+async def test_a_young_empty_block_is_only_borrowed_from(autojump_clock: MockClock) -> None:
+    """Its owner has just claimed it for a pod of its own."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", "host:other", claimed=EPOCH - MINUTE + 1_000_000_000)
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        assert owners(store) == {"10.0.0.0/28": "host:other"}
+
+
+async def test_a_block_with_one_address_is_never_taken_over(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """However old the claim: with an address in use, or in somebody's reserve, the block stays its owner's."""
+    put_block(store, "10.0.0.0/28", "host:other", 7, handle="ipamd-reserve-other", claimed=1)
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        assert owners(store) == {"10.0.0.0/28": "host:other"}
+
+
+async def test_an_empty_block_without_affinity_is_taken_over(autojump_clock: MockClock) -> None:
+    """A block that nobody has and nobody uses, left by another program, is claimed."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", None)
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        await node.flushed()
+        assert owners(store) == {"10.0.0.0/28": "host:n1"}
+        at_rest(store, [node])
+
+
+async def test_an_owner_that_uses_its_block_meanwhile_keeps_it(autojump_clock: MockClock) -> None:
+    """Between our read and our transaction the owner takes an address: the block stays its own, and lends."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", "host:other", claimed=1)
+    commit = store.commit
+    raced: list[bool] = []
+
+    async def beaten(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        if any(change.key.startswith(keys.IPAM + "host/other/") for change in alternatives[0]) and not raced:
+            raced.append(True)
+            put_block(store, "10.0.0.0/28", "host:other", 0, claimed=1)
+        return await commit(*alternatives, window=window)
+
+    store.commit = beaten  # type: ignore[method-assign] # the fault to inject
+    async with Node("n1", store).running() as node:
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.0/28", 1),)
+        assert raced
+        await node.flushed()
+        assert owners(store) == {"10.0.0.0/28": "host:other"}
+        at_rest(store, [node], strangers=[OTHER])
+
+
+# --- one given address ----------------------------------------------------------------------------------------
+
+
+async def test_one_given_ordinal_of_a_foreign_block_can_be_reserved(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """Who wants one certain address of another node's block gets it, or hears who has it."""
+
+    def seven(image: BlockRecord) -> list[int]:
+        return [7] if image.allocations[7] is None else []
+
+    def first(image: BlockRecord) -> list[int]:
+        return [0] if image.allocations[0] is None else []
+
+    node = Node("n1", store)
+    await node.sync.look()
+    assert await node.writer.borrower.reserve_in(parse_cidr("10.0.0.0/28"), seven) == [7]
+    assert node.ledger.blocks["10.0.0.0/28"].line() == [7]
+    assert not await node.writer.borrower.reserve_in(parse_cidr("10.0.0.0/28"), first)
+    assert not await node.writer.borrower.reserve_in(parse_cidr("10.0.1.0/28"), first)
+    at_rest(store, [node], strangers=[OTHER])
