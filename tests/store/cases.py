@@ -19,7 +19,7 @@ EPOCH = 1_795_218_460_000_000_000
 
 
 class Case:
-    """One node ``n1`` and its cluster; time stands still unless ``boot`` is moved."""
+    """One node ``n1`` and its cluster; time stands still unless ``boot`` is moved, or a DEL comes."""
 
     def __init__(self, policy: ReservePolicy | None = None) -> None:
         self.cluster = Cluster()
@@ -69,7 +69,8 @@ class Case:
     def delete(self, container: str, interface: str = "eth0") -> None:
         """A DEL."""
         who = Attachment("k8s-pod-network", container, interface)
-        self.facts += self.ledger.delete(who, f"default.{container}", self.boot - 1).facts
+        self.facts += self.ledger.delete(who, f"default.{container}", self.boot).facts
+        self.boot += 1  # an ADD of the same container that follows begins later
 
     def gather(self, limits: batch.Limits | None = None) -> batch.Batch | None:
         """The next transaction, if there is anything to do."""
