@@ -337,12 +337,12 @@ class Ledger:
                 yield Committed(key, revision, None)  # else an older word of the store could bring it back
         for key, value in self.settings.records.items():
             yield Committed(key, self._revisions[key], value)
+        yield from self.holdings.values()  # before the images: one that gives this node nothing is kept for its pods
         for block in self.blocks.values():
             if block.record is not None:
                 yield Committed(keys.block_key(block.net), block.revision, block.value)
             if block.withdrawn:
                 yield Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn)))
-        yield from self.holdings.values()
         nobody = Attachment("", "", "")
         for block in self.blocks.values():
             for ordinal, handle in block.releasing.items():

@@ -26,12 +26,21 @@ def test_a_deleted_block_stays_deleted_after_a_checkpoint() -> None:
 
 
 def test_a_replayed_holding_that_the_store_gives_to_another_is_contested() -> None:
-    """From a checkpoint the image comes before the holding: the other's allocation is not to be overwritten."""
+    """Read back from a checkpoint, the holding does not overwrite the other's allocation."""
     facts: list[Fact] = [committed(5, {0: "k8s-pod-network.a"}), assigned("a", (CIDR, 0))]
     ledger = replay(NODE, POLICY, [*facts, committed(6, {0: "k8s-pod-network.far"}, node="n2")])
     again = replay(NODE, POLICY, list(ledger.checkpoint()))
     assert again.blocks[CIDR].contested == {0: "k8s-pod-network.far"}
     assert again.blocks[CIDR].unflushed == {}
+    assert differences(snapshot(again), snapshot(ledger)) == []
+
+
+def test_a_checkpoint_keeps_the_image_of_a_block_that_another_node_took_from_under_a_pod() -> None:
+    """The block is another node's and gives this one nothing; the pod that lives on in it is still flushed there."""
+    taken = Committed(KEY, 6, image(CIDR, {}, affinity="host:n2"))
+    ledger = replay(NODE, POLICY, [committed(5, {0: RESERVE}), assigned("a", (CIDR, 0)), taken])
+    again = replay(NODE, POLICY, list(ledger.checkpoint()))
+    assert again.blocks[CIDR].revision == 6
     assert differences(snapshot(again), snapshot(ledger)) == []
 
 
