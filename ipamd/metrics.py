@@ -134,6 +134,7 @@ class _Collector(Collector):
                 "in_use": sum(len(b.desired) + sum(map(len, b.adopted.values())) for b in of_pool),
                 "reserve": sum(b.available for b in of_pool),
                 "free": sum(b.unreserved_bits.bit_count() for b in of_pool),
+                "cooling": sum(len(b.cooling) for b in of_pool),
                 "releasing": sum(len(b.releasing) for b in of_pool),
                 "contested": sum(len(b.contested) for b in of_pool),
             }

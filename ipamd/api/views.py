@@ -42,6 +42,7 @@ class BlockView(Struct, frozen=True):
     in_use: int
     in_reserve: int
     unreserved: int
+    cooling: int
     unflushed: int
     contested: int
 
@@ -120,6 +121,7 @@ def blocks(ledger: Ledger) -> list[BlockView]:
                 _in_use(block),
                 block.available,
                 block.unreserved_bits.bit_count(),
+                len(block.cooling),
                 len(block.unflushed) + len(block.releasing),
                 len(block.contested),
             )

@@ -7,6 +7,9 @@ wishes: ``desired`` (the ordinals its attachments hold), ``releasing`` (ordinals
 A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
 was given up meanwhile, to overrule it.
 
+With a cooldown set, what was given up cools first: the store holds it as released at a time, and it is nobody's.
+``cooled`` are the ordinals that have done so for long enough: whoever writes the block next frees them.
+
 An ordinal may be handed out only while the committed image has it allocated to this node's reserve handle and no
 wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` the order (first in, first out).
 """
@@ -16,9 +19,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from ipamd.core.address import format_address, parse_cidr
+from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Place
 from ipamd.core.keys import host_affinity
-from ipamd.core.records import BlockRecord, Owner
+from ipamd.core.records import BlockRecord, Owner, parse_rfc3339
 
 
 class Block:
@@ -27,10 +31,13 @@ class Block:
     __slots__ = (
         "_addresses",
         "_adrift",
+        "_cooling_since",
         "_queue",
         "adopted",
         "cidr",
         "contested",
+        "cooled",
+        "cooling",
         "desired",
         "doubtful",
         "idle_since",
@@ -65,9 +72,12 @@ class Block:
         self.contested: dict[int, str] = {}
         self.releasing: dict[int, str] = {}
         self.adopted: dict[str, list[int]] = {}
+        self.cooling: dict[int, str] = {}
+        self.cooled = 0
         self.idle_since: int | None = None
         self.doubtful = False
         self._adrift: dict[int, str] = {}
+        self._cooling_since: dict[str, int] = {}
         self._queue: deque[int] = deque()
         self._addresses: dict[int, str] = {}
 
@@ -92,7 +102,7 @@ class Block:
     def _sort_ordinals(self) -> tuple[int, int]:
         """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
         ours = free = 0
-        self.adopted, self.contested = {}, {}
+        self.adopted, self.contested, self.cooling, self.cooled = {}, {}, {}, 0
         record = self.record
         if record is None:
             self.unflushed = dict(self.desired)
@@ -102,7 +112,9 @@ class Block:
                 free |= 1 << ordinal
                 continue
             owner = record.owners[index]
-            if owner.handle == self.reserve_handle:
+            if owner.released_at:
+                self.cooling[ordinal] = owner.released_at
+            elif owner.handle == self.reserve_handle:
                 ours |= 1 << ordinal
             elif owner.handle == self._adrift.get(ordinal):
                 if ordinal not in self.desired:
@@ -133,8 +145,9 @@ class Block:
                 del self.releasing[ordinal]
 
     def _holder(self, ordinal: int) -> str | None:
+        """The handle that the store's image gives an ordinal to; None if it is nobody's: free, or cooling."""
         owner = None if self.record is None else self.record.owner(ordinal)
-        return None if owner is None else owner.handle
+        return None if owner is None or owner.released_at else owner.handle
 
     def _wished(self) -> int:
         bits = self.withdrawn
@@ -151,11 +164,12 @@ class Block:
         waited = {ordinal: position for position, ordinal in enumerate(free_before)}
         return sorted(ordinals_of(bits), key=lambda o: (sequences.get(str(o), 0), waited.get(o, 0), o))
 
-    def settle(self) -> bool:
+    def settle(self, *, cooldown: bool = False) -> bool:
         """Take back into the reserve what was given up before the store ever heard of it; whether there was any.
 
-        Only to be called when no transaction on the block is under way. Not while the block is ``doubtful``: a
-        transaction of unknown outcome may still arrive, until one more change of the block has overtaken it.
+        Not with a ``cooldown``: a pod may have used the address, so the store is told to let it cool. Only to be called
+        when no transaction on the block is under way. Not while the block is ``doubtful``: a transaction of unknown
+        outcome may still arrive, until one more change of the block has overtaken it.
         """
         if self.doubtful:
             return False
@@ -164,11 +178,25 @@ class Block:
             holder = self._holder(ordinal)
             if holder == handle or (holder == self.reserve_handle and self.withdrawn >> ordinal & 1):
                 continue
+            if cooldown and holder == self.reserve_handle:
+                continue
             self._adrift[ordinal] = self.releasing.pop(ordinal)
             if holder == self.reserve_handle:
                 self._enqueue(ordinal)
                 settled = True
         return settled
+
+    def note_cooled(self, now: Now, cooldown: int) -> None:
+        """Work out ``cooled``: what has been cooling for ``cooldown`` (ns).
+
+        The first look at an address tells since when it cools; from then on only the clock that never jumps counts,
+        so that neither a release in the future nor a jump makes it cool for longer than ``cooldown`` from that look.
+        """
+        self.cooled = 0
+        self._cooling_since = {at: self._cooling_since.get(at, _started(at, now)) for at in set(self.cooling.values())}
+        for ordinal, released_at in self.cooling.items():
+            if ordinal not in self.desired and now.boot - self._cooling_since[released_at] >= cooldown:
+                self.cooled |= 1 << ordinal
 
     # --- what this node wants ---------------------------------------------------------------------------------
 
@@ -266,12 +294,12 @@ class Block:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody but our reserve holds an ordinal, in the store or by our wish."""
+        """Whether nobody but our reserve holds an ordinal, in the store or by our wish, and none has yet to cool."""
         if self.record is None or self.desired or self.releasing:
             return False
         return all(
-            index is None or self.record.owners[index].handle == self.reserve_handle
-            for index in self.record.allocations
+            index is None or self.record.owners[index].handle == self.reserve_handle or self.cooled >> ordinal & 1
+            for ordinal, index in enumerate(self.record.allocations)
         )
 
     @property
@@ -294,6 +322,13 @@ class Block:
     def place(self, ordinal: int) -> Place:
         """An ordinal of this block, as facts name it."""
         return Place(self.cidr, ordinal)
+
+
+def _started(released_at: str, now: Now) -> int:
+    """When, by the clock that never jumps (ns), an address began to cool, as far as can be told by the other."""
+    at = parse_rfc3339(released_at)
+    # The text has whole seconds: it may have been at the end of this one.
+    return now.boot if at is None else now.boot - max(0, now.unix - at - 1_000_000_000)
 
 
 def ordinals_of(bits: int) -> list[int]:

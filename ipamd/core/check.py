@@ -53,7 +53,7 @@ def _ranges(ranges: RangeLedger) -> Iterator[str]:
 
 def _block(ledger: Ledger, block: Block) -> Iterator[str]:
     owners = [None] * block.net.size if block.record is None else [block.record.owner(o) for o in range(block.net.size)]
-    handles = [None if owner is None else owner.handle for owner in owners]
+    handles = [None if owner is None or owner.released_at else owner.handle for owner in owners]
     for ordinal, assigned in block.desired.items():
         if ledger.holdings.get(assigned.attachment) is not assigned:
             yield f"ordinal {ordinal} is kept for {assigned.attachment}, which does not hold it"

@@ -202,6 +202,11 @@ class Ledger:
             if pool is not None:
                 self.reserve(pool.name, now).drained(self.available(pool.name), now)
 
+    def settle(self) -> bool:
+        """Between two transactions: take back what needs none (``Block.settle``); whether there was any."""
+        cooldown = self.settings.config.cooldown > 0
+        return sum(block.settle(cooldown=cooldown) for block in self.blocks.values()) > 0
+
     # --- facts ------------------------------------------------------------------------------------------------
 
     def replay(self, facts: Iterable[Fact]) -> None:

@@ -57,6 +57,14 @@ def rfc3339(at: int) -> str:
     return f"{datetime.fromtimestamp(at // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def parse_rfc3339(text: str) -> int | None:
+    """Unix nanoseconds of a time such as ``2026-11-20T23:47:55Z``; None if it is no such time."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError):
+        return None
+
+
 # --- blocks ---------------------------------------------------------------------------------------------------
 
 
@@ -67,20 +75,29 @@ class Owner(Struct, frozen=True):
     """Without the ``\\r...`` that a handle may carry; "" if the allocation has none."""
     node: str
     secondary: dict[str, str]
+    released_at: str = ""
+    """Since when the address is cooling: it is nobody's, and not to be given to anybody yet. "" if it is not."""
 
 
 class _Attribute(Struct, frozen=True):
     handle_id: str | None = None
     secondary: dict[str, str] | None = None
+    releasedAt: str = ""  # noqa: N815 - Calico's field name
 
     def owner(self) -> Owner:
         secondary = self.secondary or {}
-        return Owner((self.handle_id or "").partition("\r")[0], secondary.get("node", ""), secondary)
+        handle = (self.handle_id or "").partition("\r")[0]
+        return Owner(handle, secondary.get("node", ""), secondary, "" if handle else self.releasedAt)
 
 
 def attribute(handle: str, secondary: Mapping[str, str]) -> Raw:
     """An attribute as Calico writes it: the handle, and the secondary attributes sorted by key."""
     return Raw(go_json({"handle_id": handle, "secondary": dict(sorted(secondary.items()))}))
+
+
+def cooling_attribute(at: int) -> Raw:
+    """The attribute of an address that was released at ``at`` (Unix time, ns) and is cooling."""
+    return Raw(go_json({"releasedAt": rfc3339(at)}))
 
 
 class BlockRecord:
@@ -158,6 +175,17 @@ class BlockRecord:
 
         The caller removes it from ``unallocated`` if it was free (``take`` does).
         """
+        self._point(ordinal, raw)
+        self.sequences[str(ordinal)] = self.sequence
+
+    def cool(self, ordinal: int, raw: Raw) -> None:
+        """Take an allocated ordinal from its owner and let it cool (``cooling_attribute``).
+
+        It stays allocated, with the sequence number of the allocation that ended.
+        """
+        self._point(ordinal, raw)
+
+    def _point(self, ordinal: int, raw: Raw) -> None:
         try:
             index = self.attributes.index(raw)
         except ValueError:
@@ -165,7 +193,6 @@ class BlockRecord:
             self.attributes.append(raw)
             self.owners.append(msgspec.json.decode(raw, type=_Attribute).owner())
         self.allocations[ordinal] = index
-        self.sequences[str(ordinal)] = self.sequence
 
     def take(self, ordinals: set[int], raw: Raw) -> None:
         """Give free ordinals to one owner."""

@@ -4,7 +4,7 @@ Pure functions of the ledger. The writer of the store asks them before each tran
 holds (``idle_block`` notes since when a block is empty).
 """
 
-from ipamd.core.block import Block
+from ipamd.core.block import Block, ordinals_of
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
@@ -27,7 +27,7 @@ def shortage(ledger: Ledger, pool: Pool, now: int) -> int:
     """How many more addresses of its own blocks of a pool this node wants in reserve; negative: it has too many."""
     owned = [block for block in ledger.blocks_of(pool.name) if block.owned]
     if ledger.settings.config.strict_affinity:  # nobody may borrow: to reserve all costs the others nothing
-        return sum(block.unreserved_bits.bit_count() for block in owned)
+        return sum((block.unreserved_bits | block.cooled).bit_count() for block in owned)
     # What was borrowed does not count: it goes back when there are enough of its own.
     return ledger.reserve(pool.name, now).target - sum(block.available for block in owned)
 
@@ -39,9 +39,13 @@ def urgent(ledger: Ledger, pool: Pool, now: int) -> bool:
 
 
 def reservable(ledger: Ledger, block: Block, record: BlockRecord, *, waiting: bool) -> list[int]:
-    """The free ordinals of a block's image that may be reserved, the one that has been free the longest first."""
+    """The ordinals of a block's image that may be reserved, the one that has been free the longest first.
+
+    What has cooled comes last: to edit the image (``batch``) frees it.
+    """
     barred = ledger.settings.reserved_in(block.net)
-    free = [ordinal for ordinal in record.unallocated if not barred >> ordinal & 1]
+    cooled = [ordinal for ordinal in ordinals_of(block.cooled) if record.allocations[ordinal] is not None]
+    free = [ordinal for ordinal in (*record.unallocated, *cooled) if not barred >> ordinal & 1]
     return free if waiting or block.net.size < SPARE_FROM else free[: max(0, len(free) - SPARE)]
 
 

@@ -24,10 +24,13 @@ from ipamd.core.records import (
     RecordError,
     affinity_record,
     attribute,
+    cooling_attribute,
     go_time,
     new_block,
 )
 from ipamd.store.base import Change, Outcome, Record
+
+SECOND = 1_000_000_000
 
 
 class Limits(Struct, frozen=True):
@@ -120,6 +123,9 @@ def observed(changes: Iterable[Change], outcome: Outcome) -> list[Committed]:
 def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | None:
     """The next transaction that brings the store closer to what this node wants; None: there is nothing to do."""
     draft = _Draft(ledger, known, limits, now)
+    cooldown = ledger.settings.config.cooldown * SECOND
+    for block in ledger.blocks.values():
+        block.note_cooled(now, cooldown)
     for block in ledger.blocks.values():
         draft.fulfil(block)
     if not ledger.settings.locked:
@@ -176,7 +182,7 @@ class _Draft:
         """Take in the block's unfulfilled wishes, as far as there is room."""
         for ordinal, handle in block.releasing.items():
             if self._room(block, handle):
-                self._free(block, ordinal, handle)
+                self._release(block, ordinal, handle)
         if block.withdrawn and self._room(block, self.ledger.reserve_handle):
             # Again, if it was told before: an IPReservation withdraws without a fact of its own.
             self.before.append(Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn))))
@@ -237,6 +243,7 @@ class _Draft:
         return True
 
     def _image(self, block: Block) -> BlockRecord:
+        """The image of a block to edit, in which whatever has cooled is free."""
         image = self.images.get(block.cidr)
         if image is None:
             # A block that vanished beneath living pods is written again.
@@ -245,9 +252,22 @@ class _Draft:
                 if block.value
                 else new_block(block.net, keys.host_affinity(self.ledger.node), self.now.unix)
             )
+            for ordinal in ordinals_of(block.cooled):
+                image.free(ordinal)
             self.images[block.cidr] = image
             self._affinities += not block.value
         return image
+
+    def _release(self, block: Block, ordinal: int, handle: str) -> None:
+        """Free what a pod gave up; with a cooldown let it cool, also if the store never heard of the pod."""
+        if not self.ledger.settings.config.cooldown:
+            self._free(block, ordinal, handle)
+            return
+        image = self._image(block)
+        owner = image.owner(ordinal)
+        if owner is not None and owner.handle in (handle, self.ledger.reserve_handle):
+            image.cool(ordinal, cooling_attribute(self.now.unix))
+        self.handles |= {handle, self.ledger.reserve_handle}
 
     def _free(self, block: Block, ordinal: int, handle: str) -> None:
         image = self._image(block)
@@ -265,7 +285,8 @@ class _Draft:
             image.take({ordinal}, raw)
         else:
             image.give(ordinal, raw)
-            self.handles.add(before.handle)
+            if before.handle:
+                self.handles.add(before.handle)
         self.handles |= {assigned.handle, self.ledger.reserve_handle}
 
     # --- what comes out ---------------------------------------------------------------------------------------

@@ -120,8 +120,7 @@ class Writer:
             return False
         if self._ledger.strays:
             await self._find_strays()
-        settled = [block.settle() for block in self._ledger.blocks.values()]
-        if any(settled):
+        if self._ledger.settle():
             self.on_supply()
         now = self._now()
         for reserve in self._ledger.reserves.values():

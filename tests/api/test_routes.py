@@ -184,6 +184,7 @@ def test_blocks(api: Api) -> None:
             "in_use": 2,
             "in_reserve": 1,
             "unreserved": 5,
+            "cooling": 0,
             "unflushed": 1,
             "contested": 0,
         }

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.facts import Place
-from ipamd.core.records import BlockRecord, HandleRecord, affinity_record, attribute, new_block
+from ipamd.core.records import BlockRecord, HandleRecord, affinity_record, attribute, cooling_attribute, new_block
 from ipamd.store.base import Change, Outcome, Record
 
 
@@ -66,6 +66,8 @@ class Cluster:
         """What the handle records should say, by the allocations."""
         counts: dict[str, dict[str, int]] = {}
         for place, (handle, _node, _kind) in self.allocations().items():
+            if not handle:
+                continue  # it cools
             blocks = counts.setdefault(handle, {})
             blocks[place.block] = blocks.get(place.block, 0) + 1
         return counts
@@ -87,6 +89,15 @@ class Cluster:
         owner = record.owner(place.ordinal)
         assert owner is not None
         record.free(place.ordinal)
+        self._write(record, owner.handle)
+
+    def cool(self, place: Place, at: int) -> None:
+        """A stranger releases an allocated ordinal under a cooldown, whoever has it."""
+        record = self.block(place.block)
+        assert record is not None
+        owner = record.owner(place.ordinal)
+        assert owner is not None
+        record.cool(place.ordinal, cooling_attribute(at))
         self._write(record, owner.handle)
 
     def make(self, cidr: str, affinity: str, at: int) -> None:

@@ -29,6 +29,7 @@ from tests.nodes import pool_record
 
 POLICY = ReservePolicy(minimum=3, maximum=6)
 POOLS = {4: ("four", "10.0.0.0/27", 29), 6: ("six", "fd00::/123", 125)}
+SECOND = 1_000_000_000
 CLUSTER_INFORMATION = b'{"spec":{"datastoreReady":%s}}'
 
 containers = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -64,6 +65,9 @@ class Promise(RuleBasedStateMachine):
         self.doubt: set[str] = set()
         self.adrift: list[batch.Batch] = []
         self.serial = 0
+        self.cooldown = 0
+        self.released: dict[Place, int] = {}
+        """When a pod gave up an address, since the cooldown was last changed and nobody's hand touched the address."""
 
     def now(self) -> Now:
         """Both clocks, a nanosecond later each time."""
@@ -174,6 +178,8 @@ class Promise(RuleBasedStateMachine):
         held = self.live.pop(who, ())
         released = [place for fact in facts if isinstance(fact, Released) for place in fact.places]
         assert set(held) <= set(released)
+        if self.cooldown and durable:
+            self.released.update(dict.fromkeys(held, self.boot))
         assert who not in self.ledger.holdings
         self.deleted[who] = max(started, self.deleted.get(who, started))
         if durable:
@@ -191,16 +197,14 @@ class Promise(RuleBasedStateMachine):
     @rule(limits=limits)
     def gather(self, limits: batch.Limits) -> None:
         """The writer makes its next transaction; what it takes back is withdrawn before it is sent."""
-        for block in self.ledger.blocks.values():
-            block.settle()
+        self.ledger.settle()
         self.start(batch.gather(self.ledger, self.known, limits, self.now()))
 
     @precondition(lambda self: self.idle() and not self.ledger.settings.locked)
     @rule()
     def retire(self) -> None:
         """A minute passes; an empty block goes back."""
-        for block in self.ledger.blocks.values():
-            block.settle()
+        self.ledger.settle()
         supply.idle_block(self.ledger, self.now().boot)
         self.boot += supply.IDLE_BLOCK
         idle = supply.idle_block(self.ledger, self.boot)
@@ -343,6 +347,7 @@ class Promise(RuleBasedStateMachine):
         places = [place for place, (handle, _n, _k) in self.cluster.allocations().items() if handle == RESERVE]
         place = data.draw(st.sampled_from(places))
         self.cluster.free(place)
+        self.released.pop(place, None)
         self.tainted |= {place} & {held for places in self.live.values() for held in places}
         self.watch(keys.block_key(parse_cidr(place.block)))
 
@@ -374,6 +379,7 @@ class Promise(RuleBasedStateMachine):
         cidr = data.draw(st.sampled_from(sorted(self.cluster.blocks())))
         self.tainted |= {place for places in self.live.values() for place in places if place.block == cidr}
         self.foreign = {place: handle for place, handle in self.foreign.items() if place.block != cidr}
+        self.released = {place: at for place, at in self.released.items() if place.block != cidr}
         self.cluster.drop(cidr, NODE)
         self.watch(keys.block_key(parse_cidr(cidr)))
 
@@ -389,6 +395,29 @@ class Promise(RuleBasedStateMachine):
         """A pool is disabled or enabled."""
         name, cidr, size = POOLS[family]
         self.put(*pool_record(name, cidr, blockSize=size, disabled=disabled))
+
+    @rule(cooldown=st.sampled_from([0, 60]))
+    def change_cooldown(self, cooldown: int) -> None:
+        """Addresses are to cool, or not any more."""
+        self.put(keys.CONFIG, b'{"auto_allocate_blocks":true,"ipCooldownSeconds":%d}' % cooldown)
+        if cooldown != self.cooldown:
+            self.cooldown, self.released = cooldown, {}
+
+    @rule(seconds=st.sampled_from([1, 59, 62]))
+    def time_passes(self, seconds: int) -> None:
+        """So that addresses cool."""
+        self.boot += seconds * SECOND
+
+    @precondition(lambda self: self.cooldown and self.live)
+    @rule(data=st.data())
+    def operator_releases_a_pods_address(self, data: st.DataObject) -> None:
+        """An operator releases the address of a living pod, and it cools; nobody has told us yet."""
+        there = {p for p, (handle, _n, _k) in self.cluster.allocations().items() if handle} - self.foreign.keys()
+        places = [place for places in self.live.values() for place in places if place in there]
+        if places:
+            place = data.draw(st.sampled_from(places))
+            self.tainted.add(place)
+            self.cluster.cool(place, self.boot)
 
     # --- crashes ----------------------------------------------------------------------------------------------
 
@@ -444,6 +473,15 @@ class Promise(RuleBasedStateMachine):
         places = [place for held in self.live.values() for place in held]
         assert len(places) == len(set(places))
         assert set(places) & set(self.foreign) <= self.tainted
+
+    @invariant()
+    def what_cools_is_not_in_reserve(self) -> None:
+        """An address that a pod gave up cannot be handed out before its time."""
+        recent = {place: at for place, at in self.released.items() if self.boot - at < self.cooldown * SECOND}
+        for place in recent:
+            block = self.ledger.blocks.get(place.block)
+            assert block is None or not block.reserve_bits >> place.ordinal & 1, place
+        self.released = recent
 
     @invariant()
     def what_live_pods_hold_nobody_else_can_take(self) -> None:

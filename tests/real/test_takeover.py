@@ -2,7 +2,9 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +252,11 @@ def test_borrowed_addresses_are_released_in_the_other_nodes_block(etcd: EtcdProc
 
 def test_limits_and_addresses_in_cooldown_are_respected(etcd: EtcdProcess, start: Start) -> None:
     """With all blocks that the limit allows in use, and others' addresses cooling down, ADD and readiness name it."""
-    before = put(etcd, captured("limits"))
+    just_now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    records = {
+        key: re.sub(rb'(?<="releasedAt":")[^"]+', just_now.encode(), value) for key, value in captured("limits").items()
+    }
+    before = put(etcd, records)
     daemon = start("node-a", ready=False)
     wait_for(lambda: "this node has 2 blocks, the limit" in daemon.get("/readyz", quiet=True).get("reason", ""))
     assert {view["container"] for view in daemon.get("/v1/allocations")} == {"m0", "m3", "m4", "m5", "m6", "m7"}
@@ -258,3 +264,15 @@ def test_limits_and_addresses_in_cooldown_are_respected(etcd: EtcdProcess, start
     status, body = daemon.post("ADD", "new")
     assert (status, json.loads(body)["code"]) == (409, 102), body
     assert State.of(etcd).pods() == before.pods()
+
+
+def test_what_has_cooled_is_used_again(etcd: EtcdProcess, start: Start) -> None:
+    """The captured records, long after: the addresses that Calico's plugin released are free, two more pods fit in."""
+    put(etcd, captured("limits"))
+    daemon = start("node-a")
+    assert {*daemon.add("n1"), *daemon.add("n2")} == {"10.40.0.233", "10.40.0.234"}
+    daemon.delete("n1")
+    wait_for(lambda: b"releasedAt" in State.of(etcd).records[block_key("10.40.0.232/30")])
+    status, body = daemon.post("ADD", "n3")
+    assert (status, json.loads(body)["code"]) == (409, 102), body
+    assert not State.of(etcd).problems()

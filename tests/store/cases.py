@@ -74,8 +74,7 @@ class Case:
 
     def gather(self, limits: batch.Limits | None = None) -> batch.Batch | None:
         """The next transaction, if there is anything to do."""
-        for block in self.ledger.blocks.values():
-            block.settle()
+        self.ledger.settle()
         return batch.gather(self.ledger, self.known, limits or batch.Limits(), self.now)
 
     def send(self, draft: batch.Batch) -> Outcome:
