@@ -1,4 +1,4 @@
-"""Pods as network namespaces, wired by the real ``ptp`` plugin with addresses of a real daemon.
+"""Pods as network namespaces, wired by the real ``ptp`` and ``bridge`` plugins with addresses of a real daemon.
 
 The node is a namespace of its own, so that this machine's addresses, routes and sysctls stay as they are. The pods' and
 the node's duplicate address detection is off: with it each IPv6 address takes a second or two to become usable.
@@ -86,23 +86,31 @@ class Node:
         self, host: Namespace, daemon: Daemon, plugins: Path, reference: Path, etcd: EtcdProcess | None
     ) -> None:
         self.host, self.daemon, self.etcd = host, daemon, etcd
-        self._ptp = reference / "ptp"
+        self._reference = reference
         self._path = f"{plugins}:{reference}"
 
-    def ptp(
+    def call(
         self, command: str, pod: str, config: Mapping[str, object], *, netns: str, previous: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Call ``ptp`` on the node as a runtime does."""
+        """Call the configuration's main plugin on the node as a runtime does."""
         env = {
             "PATH": os.environ["PATH"], "CNI_PATH": self._path, "IPAMD_SOCKET": str(self.daemon.socket),
             "CNI_COMMAND": command, "CNI_CONTAINERID": pod, "CNI_NETNS": netns, "CNI_IFNAME": "eth0",
         }  # fmt: skip
         asked = {**config, "prevResult": json.loads(previous)} if previous else config
-        return ran("ip", "netns", "exec", self.host.name, str(self._ptp), input=json.dumps(asked), env=env)
+        return ran(
+            "ip",
+            "netns",
+            "exec",
+            self.host.name,
+            str(self._reference / str(config["type"])),
+            input=json.dumps(asked),
+            env=env,
+        )
 
     def add(self, pod: str, config: Mapping[str, object], namespace: Namespace) -> str:
         """Wire a pod; returns the result, as the runtime keeps it."""
-        done = self.ptp("ADD", pod, config, netns=namespace.path)
+        done = self.call("ADD", pod, config, netns=namespace.path)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -141,7 +149,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
     build.build()
     plugins = tmp_path / "bin"
     plugins.mkdir()
-    install(plugins, ["ipamd"])
+    install(plugins, ["ipamd", "host-local"])
     etcd = request.getfixturevalue("etcd") if getattr(request, "param", "embedded") == "etcd" else None
     store = ("--etcd-endpoints", etcd.endpoint) if etcd else ()
     with Namespace() as host, Daemon(tmp_path / "node", "node-a", *POOLS, *store) as daemon:
@@ -170,7 +178,7 @@ def test_pods_reach_each_other_and_their_node(node: Node, pod: Callable[[], Name
     for address in listed:
         assert node.host.pings(address), address
     for name, namespace, result in (("one", one, results[0]), ("two", two, results[1])):
-        done = node.ptp("DEL", name, network(), netns=namespace.path, previous=result)
+        done = node.call("DEL", name, network(), netns=namespace.path, previous=result)
         assert done.returncode == 0, done.stdout
         assert not node.host.pings(addresses(result)[0])
     wait_for(node.holds_nothing)
@@ -192,27 +200,27 @@ def test_every_version_that_ptp_speaks(node: Node, pod: Callable[[], Namespace])
         assert all(node.host.pings(address) for address in addresses(result)), version
         previous = result if VERSIONS.index(version) >= VERSIONS.index("0.4.0") else ""
         if previous:
-            checked = node.ptp("CHECK", version, config, netns=namespace.path, previous=previous)
+            checked = node.call("CHECK", version, config, netns=namespace.path, previous=previous)
             assert checked.returncode == 0, (version, checked.stdout)
-        deleted = node.ptp("DEL", version, config, netns=namespace.path, previous=previous)
+        deleted = node.call("DEL", version, config, netns=namespace.path, previous=previous)
         assert deleted.returncode == 0, (version, deleted.stdout)
         assert node.daemon.get("/v1/allocations") == [], version
         if previous:
-            gone = node.ptp("CHECK", version, config, netns=namespace.path, previous=previous)
+            gone = node.call("CHECK", version, config, netns=namespace.path, previous=previous)
             assert json.loads(gone.stdout)["code"] == 3, gone.stdout
 
 
 def test_a_pod_whose_namespace_is_gone_is_released(node: Node, pod: Callable[[], Namespace]) -> None:
     """After a reboot or a crash the runtime deletes without a namespace: the addresses come free all the same."""
     result = node.add("one", network(), pod())
-    done = node.ptp("DEL", "one", network(), netns="", previous=result)
+    done = node.call("DEL", "one", network(), netns="", previous=result)
     assert done.returncode == 0, done.stdout
     wait_for(node.holds_nothing)
 
 
 def test_a_pod_that_cannot_be_wired_keeps_no_address(node: Node, pod: Callable[[], Namespace]) -> None:
     """When ptp fails after the addresses were assigned (no IPv4 route to a gateway off the link), they come free."""
-    done = node.ptp("ADD", "one", network(gateways=("169.254.1.1", "fe80::1")), netns=pod().path)
+    done = node.call("ADD", "one", network(gateways=("169.254.1.1", "fe80::1")), netns=pod().path)
     assert done.returncode == 1
     assert "unreachable" in json.loads(done.stdout)["msg"]
     assert node.daemon.metric("ipamd_requests_total") == 2, "an ADD and a DEL"
@@ -221,8 +229,45 @@ def test_a_pod_that_cannot_be_wired_keeps_no_address(node: Node, pod: Callable[[
 
 def test_a_gateway_that_a_pod_could_get_is_refused(node: Node, pod: Callable[[], Namespace]) -> None:
     """A gateway inside of a pool is refused before anything is assigned: some pod would be given it one day."""
-    done = node.ptp("ADD", "one", network(gateways=("192.168.0.1/16", "fe80::1")), netns=pod().path)
+    done = node.call("ADD", "one", network(gateways=("192.168.0.1/16", "fe80::1")), netns=pod().path)
     refusal = json.loads(done.stdout)
     assert (done.returncode, refusal["code"]) == (1, 7)
     assert "192.168.0.1 is an address of pool default-ipv4-ippool" in refusal["msg"]
     assert node.holds_nothing()
+
+
+RANGES = {
+    "ranges": [[{"subnet": "10.1.0.0/29"}], [{"subnet": "fd00:1::/64"}]],
+    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("main", "kind"),
+    [({"type": "bridge", "bridge": "cni0", "isGateway": True}, "host-local"), ({"type": "ptp"}, "ipamd")],
+    ids=["bridge", "ptp"],
+)
+def test_pods_with_addresses_of_ranges(
+    node: Node, pod: Callable[[], Namespace], main: Mapping[str, object], kind: str
+) -> None:
+    """Pods that bridge or ptp wires with host-local ranges reach one another and the gateway, across a kill -9."""
+    config = {"cniVersion": "1.0.0", "name": "lan", **main, "ipam": {"type": kind, **RANGES}}
+    one, two = pod(), pod()
+    results = [node.add("one", config, one)]
+    node.daemon.kill()
+    node.daemon.start()
+    results.append(node.add("two", config, two))
+    assert [addresses(result) for result in results] == [["10.1.0.2", "fd00:1::2"], ["10.1.0.3", "fd00:1::3"]]
+    for sender, others in ((one, addresses(results[1])), (two, addresses(results[0]))):
+        for address in (*others, "10.1.0.1", "fd00:1::1"):
+            assert sender.pings(address), f"{address}\n{sender.run('ip', 'route')}{sender.run('ip', '-6', 'route')}"
+    for name, namespace, result in (("one", one, results[0]), ("two", two, results[1])):
+        checked = node.call("CHECK", name, config, netns=namespace.path, previous=result)
+        assert checked.returncode == 0, checked.stdout
+    node.daemon.kill()
+    node.daemon.start()
+    done = node.call("DEL", "one", config, netns=one.path, previous=results[0])
+    assert done.returncode == 0, done.stdout
+    assert {view["address"] for view in node.daemon.get("/v1/allocations")} == set(addresses(results[1]))
+    assert addresses(node.add("three", config, pod())) == ["10.1.0.4", "fd00:1::4"]
+    assert node.daemon.metric("ipamd_unflushed_facts") == 0, "nothing of it is for the store"
