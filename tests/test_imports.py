@@ -16,11 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "trio": {
         "api.connection", "api.look", "api.server", "api.waiting", "daemon", "journal.journal", "store.embedded",
-        "host", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
+        "host", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector",
+        "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
     },
     "etcd3": {"store.etcd.rpc"},
     "grpc": {"store.etcd.channel", "store.etcd.rpc", "store.etcd.watch"},
     "google": {"store.etcd.rpc"},
+    "httpx": {"kubernetes.client"},
     "importlib": {"store.etcd.rpc"},
     "prometheus_client": {"metrics"},
     "structlog": {"logs"},
@@ -35,7 +37,7 @@ ALLOWED = {
 IMPURE = {
     "asyncio", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "shutil", "signal",
     "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "uuid",
-    "etcd3", "google", "grpc", "prometheus_client", "structlog", "trio",
+    "etcd3", "google", "grpc", "httpx", "prometheus_client", "structlog", "trio",
 }  # fmt: skip
 """What brings a clock, randomness, a file, a socket, a thread or the environment: not for the core."""
 
@@ -98,7 +100,7 @@ def undocumented(body: list[ast.stmt], prefix: str) -> Iterator[str]:
 
 
 def test_the_contracts_of_the_import_linter_hold() -> None:
-    """The core is pure, and the stages api, journal and store never import one another, directly or by others."""
+    """The core is pure, and the stages of STAGES never import one another, directly or by others."""
     program = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -123,10 +125,17 @@ def test_the_core_is_pure() -> None:
 
 
 def test_only_the_daemon_knows_all_stages() -> None:
-    """The composition root alone puts api, journal and store together."""
+    """The composition root alone puts api, journal, store and kubernetes together."""
     assert stages(MODULES["daemon"]) == set(STAGES)
     several = {name for name, tree in MODULES.items() if len(stages(tree)) > 1}
     assert several == {"daemon"}
+
+
+def test_without_kubernetes_nothing_of_it_is_imported() -> None:
+    """A daemon that does not ask the API pays nothing for being able to."""
+    script = "import sys, ipamd.daemon; print(*(n for n in sys.modules if 'kubernetes' in n or n in ('httpx', 'yaml')))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_everything_public_is_documented() -> None:

@@ -33,6 +33,8 @@ class Code(IntEnum):
     """Nothing that serves the request has the requested address to give."""
     RANGE_EXHAUSTED = 106
     """A host-local range set has no free address."""
+    POD_UNKNOWN = 107
+    """Kubernetes has no such pod."""
     MISMATCH = 108
     """CHECK: the attachment's addresses are not those it was answered with."""
 
