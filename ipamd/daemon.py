@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -46,6 +47,9 @@ from ipamd.store.batch import Limits as BatchLimits
 from ipamd.store.default_pools import create_default_pools
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
+
+if TYPE_CHECKING:
+    from ipamd.kubernetes.cluster import Cluster
 
 GRACE = 2.0
 """Seconds that requests under way, and then the last flush, get when the daemon is told to stop."""
@@ -151,6 +155,10 @@ class Daemon:
         )
         self.handlers.ready = self.report.unready
         self.handlers.able = self.report.unable
+        self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
+        self.handlers.pods = self.report.kubernetes = self.cluster
+        if self.cluster is not None:
+            self.handlers.pod_cidrs = self.cluster.pod_cidrs
         self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.reports = Reports(
             self.report.status,
@@ -193,6 +201,8 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_store)
             nursery.start_soon(self._keep_house)
+            if self.cluster is not None:
+                nursery.start_soon(self.cluster.run)
 
     async def _flush_last(self) -> None:
         """Write what the store does not have yet, if it answers soon; the state file keeps the rest."""
@@ -413,6 +423,17 @@ async def _empty(spool: Spool) -> None:
     while True:
         await trio.sleep(HOUSEKEEPING)
         spool.carry_out()
+
+
+def _open_kubernetes(config: Config) -> "Cluster":
+    """Before the socket is served: until the API is known, no ADD may be answered without it."""
+    from ipamd.kubernetes.access import Credentials, in_cluster, kubeconfig
+    from ipamd.kubernetes.client import Client
+    from ipamd.kubernetes.cluster import Cluster
+
+    source = config.kubernetes.config
+    load = in_cluster(os.environ) if source == "in-cluster" else kubeconfig(Path(source))
+    return Cluster(Client(Credentials(load)), config.node, config.kubernetes.timeout, _report)
 
 
 def _open_etcd(config: Config) -> Store:

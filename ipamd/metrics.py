@@ -173,4 +173,7 @@ _TEXTS = {
     "connections": "Open connections on the daemon's sockets",
     "connections_refused_total": "Connections refused because too many were open",
     "damaged_records": "Records of the store that cannot be understood",
+    "kubernetes_connected": "Whether pods and namespaces are being watched (1) or not (0, also where it is off)",
+    "kubernetes_lists_total": "Times that all pods of this node, or all namespaces, were read from the Kubernetes API",
+    "kubernetes_fetches_total": "Pods that an ADD had to ask the Kubernetes API for",
 }

@@ -30,6 +30,19 @@ class Served(Protocol):
         """Accept no more."""
 
 
+class Kubernetes(Protocol):
+    """What the view of Kubernetes tells of itself."""
+
+    def measures(self) -> Mapping[str, float]:
+        """Its numbers for the metrics, by name without ``ipamd_``."""
+
+    def status(self) -> Mapping[str, object]:
+        """Its part of the status."""
+
+
+_NO_KUBERNETES = {"kubernetes_connected": 0.0, "kubernetes_lists_total": 0.0, "kubernetes_fetches_total": 0.0}
+
+
 class Report:
     """Reads the daemon's parts; those that come up later (store, sync, progress) are set when they are there."""
 
@@ -39,6 +52,7 @@ class Report:
         self.sync: Sync | None = None
         self.progress: Progress | None = None
         self.servers: list[Served] = []
+        self.kubernetes: Kubernetes | None = None
         self.stopping = False
         self.journal_error = ""
 
@@ -122,6 +136,7 @@ class Report:
             "connections": sum(server.connections for server in self.servers),
             "connections_refused_total": sum(server.turned_away for server in self.servers),
             "damaged_records": len(self._ledger.damaged),
+            **(self.kubernetes.measures() if self.kubernetes else _NO_KUBERNETES),
         }
 
     def status(self) -> Mapping[str, object]:
@@ -148,6 +163,7 @@ class Report:
                 "error": self.journal_error,
                 "durability": self._config.durability,
             },
+            "kubernetes": self.kubernetes.status() if self.kubernetes else None,
             "attachments": len(self._ledger.holdings) + len(self._ledger.ranges.holdings),
             "blocks": len(self._ledger.blocks),
         }

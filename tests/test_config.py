@@ -68,6 +68,8 @@ def test_the_defaults_are_those_documented() -> None:
         "flush.max_bytes": 1048576,
         "default_pools.ipv4_cidr": "",
         "default_pools.ipv6_cidr": "",
+        "kubernetes.config": "",
+        "kubernetes.timeout": 5.0,
     }
 
 
@@ -202,6 +204,7 @@ def test_a_host_name_that_is_no_node_name_matters_only_without_node(monkeypatch:
         ("reserve.min", "1.5", 'must be a whole number from 1 to 4096, not "1.5"'),
         ("reserve.min", "9" * 70, f'must be a whole number from 1 to 4096, not "{"9" * 61}..."'),
         ("flush.max_operations", "121", "must be a whole number from 1 to 120, not 121"),
+        ("kubernetes.config", "config", 'must be in-cluster or the absolute path of a kubeconfig, not "config"'),
         ("default_pools.ipv4_cidr", "10.0.0.1/16", "must be an IPv4 CIDR: 10.0.0.1/16 has host bits set"),
         ("default_pools.ipv4_cidr", "fd00::/64", 'must be an IPv4 CIDR, not "fd00::/64"'),
         ("default_pools.ipv4_cidr", "10.0.0.0/27", 'must hold at least one block (a /26), not "10.0.0.0/27"'),
@@ -507,6 +510,7 @@ _texts: dict[str, st.SearchStrategy[str]] = {
     "flush.linger": st.floats(0, 5).map("{:.17f}".format),
     "flush.max_bytes": st.integers(65536, 1_500_000).map(str),
     "default_pools.ipv6_cidr": st.sampled_from(["", "fd00::/48", "::/0"]),
+    "kubernetes.config": st.sampled_from(["", "in-cluster", "/etc/kubernetes/kubelet.conf"]),
 }
 
 

@@ -41,7 +41,7 @@ IMPURE = {
 }  # fmt: skip
 """What brings a clock, randomness, a file, a socket, a thread or the environment: not for the core."""
 
-STAGES = ("api", "journal", "store")
+STAGES = ("api", "journal", "store", "kubernetes")
 
 
 def modules() -> dict[str, ast.Module]:

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from ipamd.api.http import Request
 from ipamd.core.address import parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
+from ipamd.core.pod import ADDRESSES, PodFacts
 from ipamd.core.request import AddRequest
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -96,6 +98,7 @@ class NetworkConfig(Struct, frozen=True):
     """The network configuration on the plugin's standard input."""
 
     name: str = ""
+    type: str = ""
     cniVersion: str = "0.1.0"  # noqa: N815 - CNI's field name; its absence means the first version
     ipam: Ipam = Ipam()
     args: _Args | None = None
@@ -225,6 +228,34 @@ def labels_of(invocation: Invocation) -> dict[str, str]:
     return labels
 
 
+def pod_of(invocation: Invocation) -> tuple[str, str, str] | None:
+    """Namespace, name and uid of the pod that an ADD is for; None if the runtime names none. An old one has no uid."""
+    args = invocation.args
+    namespace, name = args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME")
+    return (namespace, name, args.get("K8S_POD_UID", "")) if namespace and name else None
+
+
+def for_pod(asked: AddRequest, config: NetworkConfig, pod: PodFacts) -> AddRequest:
+    """The request, completed by what Kubernetes says of the pod: its annotations come before the CNI configuration.
+
+    Raises RefusedError: 7 for an annotation that cannot be used, 2 for requested addresses.
+    """
+    # Calico's main plugin reads the annotations itself and passes them on, as ipam.ipv4_pools and IP=.
+    passed_on = config.type == "calico" and config.ipam.type == "calico-ipam"
+    if passed_on or not (pod.pools or pod.addresses or pod.problem):
+        return replace(asked, namespace_labels=pod.namespace_labels)
+    if pod.problem:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION, f"cannot assign an address to {asked.subject}: {pod.problem}; correct it"
+        )
+    if pod.addresses:
+        raise _unserved_address(f"annotation {ADDRESSES}")
+    named = {**asked.named, **pod.pools}
+    by = [pod.pools_by.get(family, f"ipam.ipv{family}_pools") for family in asked.families if named.get(family)]
+    named_by = " and ".join(dict.fromkeys(by)) or asked.named_by
+    return replace(asked, namespace_labels=pod.namespace_labels, named=named, named_by=named_by)
+
+
 def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
     value = getattr(config.ipam, name)
     if value is None:
@@ -249,10 +280,14 @@ def _refuse_unserved(config: NetworkConfig, args: Mapping[str, str]) -> None:
     elif config.args is not None and "ips" in config.args.cni:
         asked = "args.cni.ips"
     if asked:
-        raise RefusedError(
-            Code.UNSUPPORTED_FIELD,
-            f"cannot assign the requested address: {asked} is not served by this version; ask without it",
-        )
+        raise _unserved_address(asked)
+
+
+def _unserved_address(asked: str) -> RefusedError:
+    return RefusedError(
+        Code.UNSUPPORTED_FIELD,
+        f"cannot assign the requested address: {asked} is not served by this version; ask without it",
+    )
 
 
 def valid_attachments(config: NetworkConfig) -> set[tuple[str, str]]:

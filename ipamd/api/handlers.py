@@ -1,11 +1,13 @@
 """CNI requests, from the parsed HTTP request to its response: decide, make durable, reply.
 
 On the way to the reply there is no store, no disk sync, no log line and no thread, unless ``durability`` asks for it;
-only an ADD waits that finds the reserve empty, or would be refused for want of a pool. ``decide`` and mutate happen in
-one step of the ledger; what follows before the reply is one write to the journal.
+only an ADD waits that finds the reserve empty, or would be refused for want of a pool, or whose pod Kubernetes has not
+told of yet. ``decide`` and mutate happen in one step of the ledger; what follows before the reply is one write to the
+journal.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -22,6 +24,7 @@ from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Fact, RangeAssigned
 from ipamd.core.garbage import collect
 from ipamd.core.ledger import Ledger, late
+from ipamd.core.pod import PodFacts
 from ipamd.core.request import Added, AddRequest, RangeAdded, Shortage
 
 _STATUS = {
@@ -34,6 +37,7 @@ _STATUS = {
     Code.ADDRESS_TAKEN: 409,
     Code.ADDRESS_NOT_ASSIGNABLE: 409,
     Code.RANGE_EXHAUSTED: 409,
+    Code.POD_UNKNOWN: 409,
     Code.MISMATCH: 409,
     Code.IO_FAILURE: 500,
 }
@@ -46,7 +50,8 @@ _FAILURE = (("Ipamd-Exit", "1"),)
 class Stages(Struct):
     """How long one request and its stages took (ns), for the metrics: 0 where a stage did not happen.
 
-    ``queue`` is from the plugin's start to the arrival here: its exec, its connect, and the wait for this daemon.
+    ``queue`` is from the plugin's start to the arrival here: its exec, its connect, and the wait for this daemon;
+    ``wait`` is for an address, or for Kubernetes to tell of the pod.
     """
 
     verb: str
@@ -56,6 +61,16 @@ class Stages(Struct):
     decide: int = 0
     journal: int = 0
     wait: int = 0
+
+
+class Pods(Protocol):
+    """What Kubernetes says of pods, each by namespace, name and uid."""
+
+    def pod(self, namespace: str, name: str, uid: str) -> PodFacts | None:
+        """From memory; None if the pod is not known."""
+
+    async def fetch(self, namespace: str, name: str, uid: str) -> PodFacts:
+        """Ask for a pod that is not known; raises RefusedError."""
 
 
 class Handlers:
@@ -88,6 +103,8 @@ class Handlers:
         self.able: Callable[[], str] = lambda: ""
         """Why not even an ADD from host-local ranges could be, which needs neither pool nor store."""
         self.pod_cidrs: hostlocal.PodCidrs = None
+        self.pods: Pods | None = None
+        """None: Kubernetes is not asked."""
 
     def cni(self, request: Request, _peer: Peer) -> Response | Awaitable[Response]:
         """Answer one call of the plugin."""
@@ -122,6 +139,28 @@ class Handlers:
         check_gateway(invocation.config, self._ledger.settings)
         if asked.attachment in self._ledger.holdings:
             self.catch_up()  # a DEL that came before this repeated ADD must not come after it
+        if self.pods is not None and asked.attachment not in self._ledger.holdings:
+            who = cni.pod_of(invocation)
+            if who is not None:
+                pod = self.pods.pod(*who)
+                if pod is None:
+                    work = self._fetch(invocation, stages, asked, self.pods, who)
+                    return self._guard(work, invocation.config, stages)
+                asked = cni.for_pod(asked, invocation.config, pod)
+        return self._decide(invocation, stages, asked)
+
+    async def _fetch(
+        self, invocation: Invocation, stages: Stages, asked: AddRequest, pods: Pods, who: tuple[str, str, str]
+    ) -> Response:
+        began = self._elapsed()
+        try:
+            pod = await pods.fetch(*who)
+        finally:
+            stages.wait = self._elapsed() - began
+        decided = self._decide(invocation, stages, cni.for_pod(asked, invocation.config, pod))
+        return decided if isinstance(decided, Response) else await decided
+
+    def _decide(self, invocation: Invocation, stages: Stages, asked: AddRequest) -> Response | Awaitable[Response]:
         began = self._elapsed()
         decided: Added | Shortage | RefusedError
         try:
@@ -142,7 +181,7 @@ class Handlers:
         try:
             decided = await self._waiting.join(asked, found)
         finally:
-            stages.wait = self._elapsed() - began
+            stages.wait += self._elapsed() - began
         if self._ledger.holdings.get(asked.attachment) is not decided.assigned:
             raise late(asked)  # a DEL came between the decision and this task's turn
         body = result(invocation.config, self._addresses(decided.assigned))

@@ -88,6 +88,17 @@ class DefaultPools(Struct, frozen=True, kw_only=True):
     ipv6_cidr: Annotated[str, Meta(description="IPv6 pool to create; empty: none")] = ""
 
 
+class Kubernetes(Struct, frozen=True, kw_only=True):
+    """The Kubernetes API, for the annotations of pods and namespaces."""
+
+    config: Annotated[
+        str, Meta(description="how to reach the API: in-cluster, or a kubeconfig's path; empty: it is not asked")
+    ] = ""
+    timeout: Annotated[
+        float, Meta(ge=0.1, le=60, description="seconds that an ADD waits for what the API says of its pod")
+    ] = 5.0
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything the daemon can be told.
 
@@ -132,6 +143,7 @@ class Config(Struct, frozen=True, kw_only=True):
     api: Api = field(default_factory=Api)
     flush: Flush = field(default_factory=Flush)
     default_pools: DefaultPools = field(default_factory=DefaultPools)
+    kubernetes: Kubernetes = field(default_factory=Kubernetes)
 
 
 class Key(Struct, frozen=True):

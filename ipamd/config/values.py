@@ -197,6 +197,11 @@ def _check_pool(family: int) -> Callable[[str], None]:
     return check
 
 
+def _check_kubernetes(text: str) -> None:
+    if text != "in-cluster" and not text.startswith("/"):
+        raise BadValueError(f"must be in-cluster or the absolute path of a kubeconfig, not {quoted(text)}")
+
+
 def _check_address(text: str) -> None:
     split_address(text)
 
@@ -209,5 +214,6 @@ _FORMATS: dict[str, Callable[[Any], None]] = {
     "etcd.endpoints": _check_endpoints,
     "default_pools.ipv4_cidr": _check_pool(4),
     "default_pools.ipv6_cidr": _check_pool(6),
+    "kubernetes.config": _check_kubernetes,
 }
 """What a value must be beyond its type; empty ones are not asked."""
