@@ -122,7 +122,7 @@ class Daemon:
         self.config, self.journal, self._now = config, journal, now
         self._open_store = open_store or _open_store
         policy = ReservePolicy(config.reserve.min, config.reserve.max, int(config.reserve.decay * 1e9))
-        self.ledger = Ledger(config.node, policy, parse_labels(config.node_labels))
+        self.ledger = Ledger(config.node, policy, parse_labels(config.node_labels), journal.instance)
         self.ledger.replay(facts)
         for pool in self.ledger.pools_in_use():  # or views and metrics would show none until the store is back
             self.ledger.reserve(pool.name, self._now().boot)
@@ -231,7 +231,7 @@ class Daemon:
         self.report.store = store = await self._open_store(self.config)
         flush = self.config.flush
         linger = 0.0 if self.config.durability == "etcd" else flush.linger
-        writing = Writing(linger, BatchLimits(flush.max_operations, flush.max_bytes))
+        writing = Writing(linger, BatchLimits(flush.max_operations, flush.max_bytes), int(self.config.quarantine * 1e9))
         self.sync = Sync(self.ledger, store, self._record, self._now, _report)
         self.writer = Writer(self.ledger, store, self._record, self.journal.sync, self._now, writing, _report)
         self.writer.progress.flushed_until = self._now().boot
@@ -289,9 +289,18 @@ class Daemon:
             for ordinal, other in block.contested.items():
                 holder = block.desired[ordinal]
                 findings.add(f"address {block.address(ordinal)}: held by {holder.handle} here and {other} in the store")
+        findings.update(self._quarantined())
         for finding in findings - self._findings:
             _log.error("records disagree", finding=finding)
         self._findings = findings
+
+    def _quarantined(self) -> Iterator[str]:
+        for handle, quarantine in self.ledger.quarantine.items():
+            yield (
+                f"{len(quarantine.places)} addresses: in reserve for this node under {handle}, which this state file "
+                "knows nothing of: another was lost, or another host has this node's name; nobody gets them for "
+                f"{self.config.quarantine:g} s, then they are free"
+            )
 
     async def _announce_ready(self, demo: bool) -> None:  # noqa: FBT001 - start_soon passes positions
         while self.report.unready():

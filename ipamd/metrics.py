@@ -136,6 +136,7 @@ class _Collector(Collector):
                 "free": sum(b.unreserved_bits.bit_count() for b in of_pool),
                 "cooling": sum(len(b.cooling) for b in of_pool),
                 "releasing": sum(len(b.releasing) for b in of_pool),
+                "quarantined": sum(len(b.stranded) for b in of_pool),
                 "contested": sum(len(b.contested) for b in of_pool),
             }
             for state, count in states.items():

@@ -145,6 +145,7 @@ class Report:
         return {
             "version": __version__,
             "node": self._config.node,
+            "reserve_handle": self._ledger.reserve_handle,
             "ready": not reason,
             "reason": reason,
             "store": {

@@ -103,7 +103,11 @@ def differences(state: State, daemons: Iterable[Daemon]) -> list[str]:
         blocks = {view["cidr"] for view in daemon.get("/v1/blocks") if view["affine"]}
         pairs = (
             ("pods", pods, state.pods(node)),
-            ("reserve", reserve, {a for a, handle, _ in state.allocations() if handle == f"ipamd-reserve-{node}"}),
+            (
+                "reserve",
+                reserve,
+                {a for a, handle, _ in state.allocations() if handle.startswith(f"ipamd-reserve-{node}.")},
+            ),
             ("blocks", blocks, {cidr for owner, cidr in state.affinities if owner == node}),
         )
         found += [f"{what} of {node}: it says {said}, etcd {true}" for what, said, true in pairs if said != true]

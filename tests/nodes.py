@@ -53,9 +53,14 @@ class Node:
     """The parts of a daemon that decide, write and read, with a list in place of the state file."""
 
     def __init__(
-        self, name: str, store: Store, policy: ReservePolicy | None = None, facts: Sequence[Fact] = ()
+        self,
+        name: str,
+        store: Store,
+        policy: ReservePolicy | None = None,
+        facts: Sequence[Fact] = (),
+        instance: str = "",
     ) -> None:
-        self.ledger = Ledger(name, policy or ReservePolicy())
+        self.ledger = Ledger(name, policy or ReservePolicy(), None, instance)
         self.ledger.replay(facts)
         self.journal: list[Fact] = list(facts)
         self.reports: list[str] = []

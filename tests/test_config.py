@@ -42,6 +42,7 @@ def test_the_defaults_are_those_documented() -> None:
         "state_dir": Path("/var/lib/ipamd"),
         "spool_dir": Path("/var/lib/ipamd/del.d"),
         "store": "embedded",
+        "quarantine": 3600.0,
         "durability": "journal",
         "metrics_address": "",
         "log_level": "info",

@@ -126,6 +126,14 @@ class Config(Struct, frozen=True, kw_only=True):
         Literal["embedded", "etcd"],
         Meta(description="where the records are kept (default: etcd if etcd.endpoints is given)"),
     ] = "embedded"
+    quarantine: Annotated[
+        float,
+        Meta(
+            ge=60,
+            le=31_536_000,
+            description="seconds that addresses which a lost state file had in reserve are kept back",
+        ),
+    ] = 3600.0
     durability: Annotated[
         Literal["journal", "fsync", "etcd"],
         Meta(description="what an ADD's reply waits for: written to the state file, synced to disk, or in the store"),

@@ -2,8 +2,9 @@
 
 The committed image (``record`` at ``revision``) comes from the store, whoever wrote it. Beside it stand this node's
 wishes: ``desired`` (the ordinals its attachments hold), ``releasing`` (ordinals given up, and by whom) and
-``withdrawn`` (reserved ordinals about to be given back). The flush writes an image in which the wishes are true;
-``merge`` compares a new image with them. So a lost reply, a conflict and a replay after a crash are one case.
+``withdrawn`` (reserved ordinals about to be given back). ``stranded`` is the reserve of another instance of this node:
+nobody's to hand out. The flush writes an image in which the wishes are true; ``merge`` compares a new image with them.
+So a lost reply, a conflict and a replay after a crash are one case.
 A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
 was given up meanwhile, to overrule it.
 
@@ -21,7 +22,7 @@ from contextlib import suppress
 from ipamd.core.address import format_address, parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Place
-from ipamd.core.keys import host_affinity
+from ipamd.core.keys import host_affinity, reserve_handle
 from ipamd.core.records import BlockRecord, Owner, parse_rfc3339
 
 
@@ -49,6 +50,7 @@ class Block:
         "reserve_bits",
         "reserve_handle",
         "revision",
+        "stranded",
         "unflushed",
         "unreserved_bits",
         "value",
@@ -74,6 +76,7 @@ class Block:
         self.adopted: dict[str, list[int]] = {}
         self.cooling: dict[int, str] = {}
         self.cooled = 0
+        self.stranded: dict[int, str] = {}
         self.idle_since: int | None = None
         self.doubtful = False
         self._adrift: dict[int, str] = {}
@@ -103,6 +106,7 @@ class Block:
         """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
         ours = free = 0
         self.adopted, self.contested, self.cooling, self.cooled = {}, {}, {}, 0
+        self.stranded = {}
         record = self.record
         if record is None:
             self.unflushed = dict(self.desired)
@@ -120,7 +124,9 @@ class Block:
                 if ordinal not in self.desired:
                     self.releasing[ordinal] = owner.handle
             elif ordinal not in self.desired:
-                if self._adoptable(owner) and self.releasing.get(ordinal) != owner.handle:
+                if self._is_of_another_instance(owner.handle):
+                    self.stranded[ordinal] = owner.handle
+                elif self._adoptable(owner) and self.releasing.get(ordinal) != owner.handle:
                     self.adopted.setdefault(owner.handle, []).append(ordinal)
             elif owner.handle != self.desired[ordinal].handle:
                 self.contested[ordinal] = owner.handle
@@ -129,6 +135,11 @@ class Block:
         }
         self._adrift = {}  # whatever was under way then expects an image that is no longer there
         return ours, free
+
+    def _is_of_another_instance(self, handle: str) -> bool:
+        """Whether it is this node's reserve under another state file's name."""
+        name = reserve_handle(self.node)
+        return handle != self.reserve_handle and (handle == name or handle.rpartition(".")[0] == name)
 
     def _adoptable(self, owner: Owner) -> bool:
         """Whether it is a workload of this node that this ledger knows only from the store (another plugin's, say)."""
@@ -310,6 +321,7 @@ class Block:
             or bool(self.desired or self.releasing or self.adopted)
             or self.available > 0
             or self.withdrawn > 0
+            or bool(self.stranded)
         )
 
     def address(self, ordinal: int) -> str:

@@ -21,6 +21,10 @@ class Attachment(Struct, frozen=True, array_like=True):
         return f"{self.network}.{self.container}"
 
 
+NOBODY = Attachment("", "", "")
+"""In place of an attachment where a release ends none that is known."""
+
+
 class Place(Struct, frozen=True, array_like=True):
     """One address: a block by its CIDR, and the ordinal in it."""
 

@@ -62,6 +62,11 @@ def block_key(cidr: Cidr) -> str:
     return blocks_prefix(cidr.family) + _dashed(cidr)
 
 
+def reserve_handle(node: str, instance: str = "") -> str:
+    """The handle of a node's reserve: with the name of the state file that knows to whom it was promised."""
+    return f"ipamd-reserve-{node}.{instance}" if instance else f"ipamd-reserve-{node}"
+
+
 def host_affinity(node: str) -> str:
     """What a block's ``affinity`` says when it belongs to a node."""
     return f"host:{node}"

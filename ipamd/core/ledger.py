@@ -8,6 +8,7 @@ arrival: an older revision than the known one is ignored.
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ipamd.core import keys
@@ -16,6 +17,7 @@ from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import (
+    NOBODY,
     Assigned,
     Attachment,
     Committed,
@@ -35,6 +37,14 @@ from ipamd.core.request import Added, AddRequest, Deleted, RangeAdded, RangeRequ
 from ipamd.core.reserve import RETRY_AFTER, Reserve, ReservePolicy
 from ipamd.core.settings import Settings
 
+
+class Quarantine(Struct, frozen=True):
+    """What the reserve of another instance holds, and since when (CLOCK_BOOTTIME, ns) it holds just that."""
+
+    places: frozenset[Place]
+    since: int
+
+
 TOMBSTONE_AGE = 15 * 60 * 1_000_000_000
 """How long a DEL is remembered against an ADD that began before it (ns): no runtime waits as long for an ADD."""
 
@@ -50,14 +60,18 @@ class Ledger:
     """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name.
 
     ``strays`` are handles of deleted attachments that this node knew nothing of, to be looked up in the store.
-    ``labels`` are the node's while the store has no Node record.
+    ``labels`` are the node's while the store has no Node record. ``instance`` names the state file: what another
+    instance reserved for this node may have been promised to pods that this one knows nothing of.
     ``ranges`` is what was given out of host-local ranges: of all here it has the tombstones in common.
     """
 
-    def __init__(self, node: str, policy: ReservePolicy, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, node: str, policy: ReservePolicy, labels: Mapping[str, str] | None = None, instance: str = ""
+    ) -> None:
         self.node = node
         self.policy = policy
-        self.reserve_handle = f"ipamd-reserve-{node}"
+        self.reserve_handle = keys.reserve_handle(node, instance)
+        self.quarantine: dict[str, Quarantine] = {}
         self.settings = Settings(node, labels)
         self.blocks: dict[str, Block] = {}
         self.holdings: dict[Attachment, Assigned] = {}
@@ -348,10 +362,9 @@ class Ledger:
                 yield Committed(keys.block_key(block.net), block.revision, block.value)
             if block.withdrawn:
                 yield Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn)))
-        nobody = Attachment("", "", "")
         for block in self.blocks.values():
             for ordinal, handle in block.releasing.items():
-                yield Released(nobody, handle, (block.place(ordinal),), 0)
+                yield Released(NOBODY, handle, (block.place(ordinal),), 0)
         yield from self.ranges.checkpoint()
 
     @property

@@ -5,7 +5,8 @@ holds (``idle_block`` notes since when a block is empty).
 """
 
 from ipamd.core.block import Block, ordinals_of
-from ipamd.core.ledger import Ledger
+from ipamd.core.facts import NOBODY, Place, Released
+from ipamd.core.ledger import Ledger, Quarantine
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
 from ipamd.core.reserve import TIGHT
@@ -93,6 +94,33 @@ def surplus(ledger: Ledger, pool: Pool, now: int) -> list[tuple[Block, list[int]
             gifts.append((block, ordinals))
         excess -= len(ordinals)
     return gifts
+
+
+def outlived(ledger: Ledger, grace: int, now: int) -> list[Released]:
+    """What to give back of the reserve of another instance of this node, unchanged for ``grace`` (ns).
+
+    It was promised by a state file that is lost (or of another host of this name): some of it may be a living pod's
+    that the store never heard of. So it is kept from everybody for a while, not handed out, and not freed at once.
+    """
+    found: dict[str, set[Place]] = {}
+    for block in ledger.blocks.values():
+        for ordinal, handle in block.stranded.items():
+            if ordinal not in block.releasing:
+                found.setdefault(handle, set()).add(block.place(ordinal))
+    before, ledger.quarantine = ledger.quarantine, {}
+    over = []
+    for handle, places in found.items():
+        known = before.get(handle)
+        if known is None or known.places != places:
+            known = Quarantine(frozenset(places), now)
+        ledger.quarantine[handle] = known
+        if now - known.since >= grace:
+            over.append(Released(NOBODY, handle, tuple(sorted(places, key=_by_place)), 0))
+    return over
+
+
+def _by_place(place: Place) -> tuple[str, int]:
+    return place.block, place.ordinal
 
 
 def idle_block(ledger: Ledger, now: int) -> Block | None:

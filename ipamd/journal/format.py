@@ -61,6 +61,8 @@ class Header(Struct, frozen=True, array_like=True):
     """Where the last checkpoint ends, in bytes from the start of the file."""
     durable: int
     """How many bytes were known to be on the disk when the header was written: no power cut explains a loss there."""
+    instance: str = ""
+    """A random name that the file got when it was made, and keeps: a state file that was lost has a successor."""
 
 
 class Fault(Enum):

@@ -16,6 +16,7 @@ May import of ipamd only ``core`` and this folder; the one module here that uses
 """
 
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -91,7 +92,7 @@ class Journal:
             leftover.unlink(missing_ok=True)
             created = not path.exists()
             if created:
-                StateFile.create(leftover, Header(node, boot, time.time_ns(), 0, 0), ()).close()
+                StateFile.create(leftover, Header(node, boot, time.time_ns(), 0, 0, secrets.token_hex(4)), ()).close()
                 leftover.rename(path)
                 sync_directory(directory)
             file, found, cut = StateFile.load(path, node, boot)
@@ -136,6 +137,11 @@ class Journal:
     def in_place(self) -> bool:
         """Whether the file is where it was, and whole; if not, a checkpoint makes it anew."""
         return self._file.is_at(self._path)
+
+    @property
+    def instance(self) -> str:
+        """The name of this state file and of all that replaced it: another one where the state was lost."""
+        return self._file.header.instance
 
     @property
     def size(self) -> int:

@@ -45,6 +45,8 @@ class Writing(Struct, frozen=True):
 
     linger: float = 0.02
     limits: batch.Limits = batch.Limits()
+    quarantine: int = 3_600_000_000_000
+    """How long (ns) the reserve of another instance of this node is kept from everybody."""
 
 
 class Progress(Struct):
@@ -123,6 +125,9 @@ class Writer:
         if self._ledger.settle():
             self.on_supply()
         now = self._now()
+        outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
+        if outlived:
+            self._record(outlived)
         for reserve in self._ledger.reserves.values():
             reserve.decay(now.boot)
         self._pause = TICK

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.calico_state import IPAM, State, agreed
-from tests.daemon_process import addresses_of, dual_stack, network, wait_for
+from tests.daemon_process import Daemon, addresses_of, dual_stack, network, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
 
@@ -66,6 +66,13 @@ def _address(cidr: str, ordinal: int) -> str:
     return str(ipaddress.ip_network(cidr).network_address + ordinal)
 
 
+def reserve_of(daemon: Daemon) -> str:
+    """The handle of the daemon's reserve."""
+    handle = daemon.get("/v1/status")["reserve_handle"]
+    assert isinstance(handle, str)
+    return handle
+
+
 def test_the_node_keeps_its_blocks_and_every_allocation_that_calicos_plugin_made(
     etcd: EtcdProcess, start: Start
 ) -> None:
@@ -82,7 +89,7 @@ def test_the_node_keeps_its_blocks_and_every_allocation_that_calicos_plugin_made
         assert attribute_of(after, address) == attribute_of(before, address)
     unchanged = {key for key in records if key not in {block_key(cidr) for cidr in (OWN, OWN_EMPTY, OWN_V6)}}
     assert {key: after.records[key] for key in unchanged} == {key: records[key] for key in unchanged}
-    assert after.records.keys() - records.keys() == {f"{IPAM}handle/ipamd-reserve-node-a"}
+    assert after.records.keys() - records.keys() == {f"{IPAM}handle/{reserve_of(daemon)}"}
     listed = {view["address"]: view for view in daemon.get("/v1/allocations")}
     assert listed["192.168.174.128"]["pod"] == "pod-v100"
     assert listed["192.168.174.128"]["container"] == "v100"
@@ -166,11 +173,10 @@ def test_fields_that_are_not_known_here_survive_every_rewrite(etcd: EtcdProcess,
 
     extend(block_key(OWN), in_block)
     extend(affinity_key("node-a", OWN), lambda value: value.update(state="pending", future=extra))
-    records[f"{IPAM}handle/ipamd-reserve-node-a"] = (
-        b'{"block":{},"deleted":false,"future":%s}' % json.dumps(extra).encode()
-    )
     before = put(etcd, records)
     daemon = start("node-a")
+    handle = json.loads(agreed(etcd, daemon).records[f"{IPAM}handle/{reserve_of(daemon)}"])
+    etcd.put(f"{IPAM}handle/{reserve_of(daemon)}", json.dumps({**handle, "future": extra}).encode())
     for number in range(20):
         assert daemon.post("ADD", f"new{number}")[0] == 200
     daemon.delete("v100")
@@ -180,7 +186,7 @@ def test_fields_that_are_not_known_here_survive_every_rewrite(etcd: EtcdProcess,
     assert after.blocks[OWN]["future"] == extra
     assert attribute_of(after, "192.168.174.129") == attribute_of(before, "192.168.174.129")
     assert after.affinities["node-a", OWN] == {"state": "confirmed", "deleted": False, "future": extra}
-    reserve = after.handles["ipamd-reserve-node-a"]
+    reserve = after.handles[reserve_of(daemon)]
     assert reserve["future"] == extra
     assert reserve["block"]
 
