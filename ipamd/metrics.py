@@ -150,9 +150,10 @@ class _Collector(Collector):
         )
         target = GaugeMetricFamily("ipamd_reserve_target_addresses", "Addresses wanted in reserve", labels=("pool",))
         waiting = GaugeMetricFamily("ipamd_waiting_requests", "ADDs that wait for an address", labels=("pool",))
+        in_use = {pool.name for pool in self._ledger.pools_in_use()}
         for name, reserve in sorted(self._ledger.reserves.items()):
             size.add_metric((name,), self._ledger.available(name))
-            target.add_metric((name,), reserve.target)
+            target.add_metric((name,), reserve.target if name in in_use else 0)
             waiting.add_metric((name,), reserve.waiting)
         yield from (size, target, waiting)
 

@@ -119,7 +119,9 @@ def differences(state: State, daemons: Iterable[Daemon]) -> list[str]:
 def supplied(daemon: Daemon) -> bool:
     """Whether the daemon has so much in reserve that it will not top it up before something else is to be written."""
     reserves = daemon.get("/v1/reserve")
-    return bool(reserves) and all(view["available"] * 2 > view["target"] for view in reserves)
+    return bool(reserves) and all(
+        view["available"] * 2 > view["target"] if view["target"] else not view["available"] for view in reserves
+    )
 
 
 def agreed(etcd: EtcdProcess, *daemons: Daemon, within: float = 10.0) -> State:

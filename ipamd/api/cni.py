@@ -216,7 +216,8 @@ def add_request(invocation: Invocation) -> AddRequest:
             'cannot assign an address: both assign_ipv4 and assign_ipv6 are false; set one of them to "true"',
         )
     named = {4: tuple(config.ipam.ipv4_pools or ()), 6: tuple(config.ipam.ipv6_pools or ())}
-    return AddRequest(invocation.attachment, families, labels_of(invocation), invocation.started, named)
+    by = "the CNI configuration"
+    return AddRequest(invocation.attachment, families, labels_of(invocation), invocation.started, named, by)
 
 
 def labels_of(invocation: Invocation) -> dict[str, str]:

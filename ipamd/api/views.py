@@ -163,8 +163,9 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
 
 
 def reserves(ledger: Ledger, now: int) -> list[ReserveView]:
-    """The reserve of each pool that has one, at ``now`` (CLOCK_BOOTTIME, ns)."""
+    """The reserve of each pool that has one, at ``now`` (CLOCK_BOOTTIME, ns); of one not in use, nothing is wanted."""
     views = []
+    in_use = {pool.name for pool in ledger.pools_in_use()}
     for name, reserve in sorted(ledger.reserves.items()):
         pool = ledger.settings.pools.get(name)
         if pool is None:
@@ -173,9 +174,9 @@ def reserves(ledger: Ledger, now: int) -> list[ReserveView]:
         views.append(
             ReserveView(
                 name,
-                reserve.target,
+                reserve.target if name in in_use else 0,
                 ledger.available(name),
-                max(0, shortage(ledger, pool, now)),
+                max(0, shortage(ledger, pool, now)) if name in in_use else 0,
                 reserve.waiting,
                 reserve.refusal.why if reserve.refusal else "",
                 tuple(addresses),

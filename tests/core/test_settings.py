@@ -1,22 +1,14 @@
 """What a node takes from the cluster's records: its labels, and which pools serve it, from the moment they change."""
 
-import json
-
 import pytest
 
 from ipamd.core import keys
 from ipamd.core.records import RecordError
 from ipamd.core.settings import Settings
+from tests.calico_objects import node_record
 from tests.nodes import pool_record
 
 NODE = keys.NODES + "n1"
-
-
-def node_record(labels: dict[str, str] | None, name: str = "n1") -> bytes:
-    """A Node as Calico's node agent writes it."""
-    metadata = {"name": name, "uid": "u", "creationTimestamp": "2026-11-20T23:47:44Z", "labels": labels}
-    value = {"kind": "Node", "apiVersion": "projectcalico.org/v3", "metadata": metadata, "spec": {}, "status": {}}
-    return json.dumps(value).encode()
 
 
 @pytest.fixture

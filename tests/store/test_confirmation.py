@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from ipamd.core import keys
 from ipamd.core.errors import Code, RefusedError
-from tests.core.test_settings import node_record
+from tests.calico_objects import node_record
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 
