@@ -5,6 +5,7 @@ body; see ``cni/ipamd-cni.c``. Rules are those of the CNI specification 1.1.0 an
 to 1.0.0; the answer is in the version that the configuration names.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 
@@ -13,7 +14,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from ipamd.api.http import Request
-from ipamd.core.address import parse_address
+from ipamd.core.address import format_address, parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.pod import ADDRESSES, PodFacts
@@ -199,9 +200,9 @@ def _read_args(text: str) -> dict[str, str]:
 
 
 def add_request(invocation: Invocation) -> AddRequest:
-    """What an ADD asks the core for; raises RefusedError for what is not served."""
+    """What an ADD asks the core for; raises RefusedError (4, 7)."""
     config, args = invocation.config, invocation.args
-    _refuse_unserved(config, args)
+    addresses = _requested(config, args)
     families = tuple(
         family
         for family, wanted in (
@@ -210,14 +211,16 @@ def add_request(invocation: Invocation) -> AddRequest:
         )
         if wanted
     )
-    if not families:
+    if not families and not addresses:
         raise RefusedError(
             Code.INVALID_CONFIGURATION,
             'cannot assign an address: both assign_ipv4 and assign_ipv6 are false; set one of them to "true"',
         )
     named = {4: tuple(config.ipam.ipv4_pools or ()), 6: tuple(config.ipam.ipv6_pools or ())}
     by = "the CNI configuration"
-    return AddRequest(invocation.attachment, families, labels_of(invocation), invocation.started, named, by)
+    return AddRequest(
+        invocation.attachment, families, labels_of(invocation), invocation.started, named, by, None, addresses
+    )
 
 
 def labels_of(invocation: Invocation) -> dict[str, str]:
@@ -239,7 +242,7 @@ def pod_of(invocation: Invocation) -> tuple[str, str, str] | None:
 def for_pod(asked: AddRequest, config: NetworkConfig, pod: PodFacts) -> AddRequest:
     """The request, completed by what Kubernetes says of the pod: its annotations come before the CNI configuration.
 
-    Raises RefusedError: 7 for an annotation that cannot be used, 2 for requested addresses.
+    Raises RefusedError (7) for an annotation that cannot be used or asks for another address than the configuration.
     """
     # Calico's main plugin reads the annotations itself and passes them on, as ipam.ipv4_pools and IP=.
     passed_on = config.type == "calico" and config.ipam.type == "calico-ipam"
@@ -249,12 +252,16 @@ def for_pod(asked: AddRequest, config: NetworkConfig, pod: PodFacts) -> AddReque
         raise RefusedError(
             Code.INVALID_CONFIGURATION, f"cannot assign an address to {asked.subject}: {pod.problem}; correct it"
         )
-    if pod.addresses:
-        raise _unserved_address(f"annotation {ADDRESSES}")
     named = {**asked.named, **pod.pools}
     by = [pod.pools_by.get(family, f"ipam.ipv{family}_pools") for family in asked.families if named.get(family)]
     named_by = " and ".join(dict.fromkeys(by)) or asked.named_by
-    return replace(asked, namespace_labels=pod.namespace_labels, named=named, named_by=named_by)
+    addresses = {**asked.addresses, **pod.addresses}
+    for family, value in asked.addresses.items():
+        if addresses[family] != value:
+            raise _contradiction(
+                family, value, "the CNI configuration or CNI_ARGS", addresses[family], f"annotation {ADDRESSES}"
+            )
+    return replace(asked, namespace_labels=pod.namespace_labels, named=named, named_by=named_by, addresses=addresses)
 
 
 def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
@@ -271,24 +278,65 @@ def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
     )
 
 
-def _refuse_unserved(config: NetworkConfig, args: Mapping[str, str]) -> None:
-    """Say no to what would otherwise silently be ignored: a pod must not get another address than it asked for."""
-    asked = None
-    if args.get("IP"):
-        asked = f"IP={args['IP']} in CNI_ARGS"
-    elif "ips" in (config.runtimeConfig or {}):
-        asked = "the ips capability"
-    elif config.args is not None and "ips" in config.args.cni:
-        asked = "args.cni.ips"
-    if asked:
-        raise _unserved_address(asked)
+def _requested(config: NetworkConfig, args: Mapping[str, str]) -> dict[int, int]:
+    """The addresses asked for, as integers by IP version, wherever they are; raises RefusedError (4, 7).
+
+    ``IP=`` is a list separated by commas, ``args.cni.ips`` and the capability ``ips`` are JSON lists; each address may
+    have a prefix length, which is ignored. Sources may repeat each other, not contradict.
+    """
+    ips, arguments = (config.runtimeConfig or {}).get("ips"), config.args.cni.get("ips") if config.args else None
+    if not args.get("IP") and ips is None and arguments is None:
+        return _NONE_REQUESTED
+    addresses: dict[int, int] = {}
+    sources: dict[int, str] = {}
+    texts = [(text, "IP in CNI_ARGS") for text in filter(None, args.get("IP", "").split(","))]
+    texts += [(text, "args.cni.ips") for text in _texts(arguments, "args.cni.ips")]
+    texts += [(text, "runtimeConfig.ips") for text in _texts(ips, "runtimeConfig.ips")]
+    for text, source in texts:
+        try:
+            family, value = _address(text.strip())
+        except ValueError as error:
+            code = Code.INVALID_ENVIRONMENT if source == "IP in CNI_ARGS" else Code.INVALID_CONFIGURATION
+            raise RefusedError(code, f"cannot assign the requested address: {source}: {error}; correct it") from error
+        if addresses.setdefault(family, value) != value:
+            raise _contradiction(family, addresses[family], sources[family], value, source)
+        sources.setdefault(family, source)
+    return addresses
 
 
-def _unserved_address(asked: str) -> RefusedError:
+def _contradiction(family: int, one: int, source: str, other: int, other_source: str) -> RefusedError:
     return RefusedError(
-        Code.UNSUPPORTED_FIELD,
-        f"cannot assign the requested address: {asked} is not served by this version; ask without it",
+        Code.INVALID_CONFIGURATION,
+        f"cannot assign the requested addresses: {format_address(family, one)} ({source}) and "
+        f"{format_address(family, other)} ({other_source}) are both IPv{family}, and an interface gets one address of "
+        "an IP version; ask for one",
     )
+
+
+_NONE_REQUESTED: dict[int, int] = {}
+
+
+def _texts(raw: Raw | None, name: str) -> list[str]:
+    try:
+        return (msgspec.json.decode(raw, type=list[str] | None) or []) if raw is not None else []
+    except msgspec.MsgspecError as error:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot assign the requested address: {name} is no list of addresses ({error}); correct it",
+        ) from error
+
+
+def _address(text: str) -> tuple[int, int]:
+    """Parse an address with or without a prefix length; raises ValueError in words."""
+    try:
+        address = ipaddress.ip_interface(text).ip
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an address") from error
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone, which no address of a pool has")
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # as Go's net.IP takes it
+    return address.version, int(address)
 
 
 def valid_attachments(config: NetworkConfig) -> set[tuple[str, str]]:

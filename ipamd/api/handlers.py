@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ipamd.api import cni, hostlocal
 from ipamd.api.access import Peer
@@ -18,6 +19,7 @@ from ipamd.api.http import Request, Response
 from ipamd.api.resolv import Dns, read_dns
 from ipamd.api.result import ResultAddress, check_gateway, error_object, result
 from ipamd.api.waiting import CONFIRMED, Waiting, not_durable
+from ipamd.core.address import BITS
 from ipamd.core.clock import Now
 from ipamd.core.confirm import confirm
 from ipamd.core.errors import Code, NotDurableError, RefusedError
@@ -172,7 +174,7 @@ class Handlers:
         stages.decide = self._elapsed() - began
         if not isinstance(decided, Added):
             return self._guard(self._wait(invocation, stages, asked, decided), invocation.config, stages)
-        return self._finish_add(invocation, stages, decided)
+        return self._finish_add(invocation, stages, asked, decided)
 
     async def _wait(
         self, invocation: Invocation, stages: Stages, asked: AddRequest, found: Shortage | RefusedError
@@ -184,7 +186,7 @@ class Handlers:
             stages.wait += self._elapsed() - began
         if self._ledger.holdings.get(asked.attachment) is not decided.assigned:
             raise late(asked)  # a DEL came between the decision and this task's turn
-        body = result(invocation.config, self._addresses(decided.assigned))
+        body = self._result(invocation, asked, decided.assigned)
         finished = self._reply_add(invocation, stages, decided.assigned, body)
         return finished if isinstance(finished, Response) else await finished
 
@@ -202,9 +204,11 @@ class Handlers:
         body = hostlocal.answer(config, plan, decided.assigned, dns)
         return self._reply_add(invocation, stages, decided.assigned, body)
 
-    def _finish_add(self, invocation: Invocation, stages: Stages, decided: Added) -> Response | Awaitable[Response]:
+    def _finish_add(
+        self, invocation: Invocation, stages: Stages, asked: AddRequest, decided: Added
+    ) -> Response | Awaitable[Response]:
         self._persist_add(decided, stages)
-        body = result(invocation.config, self._addresses(decided.assigned))
+        body = self._result(invocation, asked, decided.assigned)
         return self._reply_add(invocation, stages, decided.assigned, body)
 
     def _persist_add(self, decided: Added | RangeAdded, stages: Stages) -> None:
@@ -212,7 +216,7 @@ class Handlers:
             try:
                 self._persist(decided.facts, stages)
             except NotDurableError as error:
-                raise not_durable(self._ledger, decided.assigned, error) from error
+                raise not_durable(self._ledger, decided, error) from error
 
     def _reply_add(
         self, invocation: Invocation, stages: Stages, assigned: Assigned | RangeAssigned, body: bytes
@@ -283,6 +287,13 @@ class Handlers:
             ResultAddress(block.net.family, block.address(place.ordinal), block.net.prefix)
             for place, block in ((place, blocks[place.block]) for place in assigned.places)
         ]
+
+    def _result(self, invocation: Invocation, asked: AddRequest, assigned: Assigned) -> bytes:
+        """The answer to an ADD; to who asked for addresses only these, and each alone, without its block's mask."""
+        addresses = self._addresses(assigned)
+        if asked.addresses:
+            addresses = [replace(a, prefix=BITS[a.family]) for a in addresses if a.family in asked.addresses]
+        return result(invocation.config, addresses)
 
     async def _reply_durable(self, facts: Sequence[Fact], response: Response, stages: Stages) -> Response:
         if self._durable is not None:

@@ -1,7 +1,8 @@
 """ADDs that wait for an address, first come, first served.
 
 Whoever waits counts as demand on the pool whose turn it is, so that the writer supplies it; when addresses arrive
-(or a pool turns out to have none) ``serve`` decides for each in order, at once and without a task switch.
+(or a pool turns out to have none) ``serve`` decides for each in order, at once and without a task switch. Who asked for
+certain addresses counts as demand on these alone.
 
 No ADD is refused for want of a pool or of addresses before the store was asked once more (``api.look``).
 """
@@ -10,31 +11,32 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from ipamd.core.address import format_address
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Attachment, Fact, RangeAssigned
+from ipamd.core.facts import Attachment, Fact
 from ipamd.core.ledger import Ledger
-from ipamd.core.request import Added, AddRequest, Shortage
+from ipamd.core.request import Added, AddRequest, RangeAdded, Shortage
 
-CONFIRMED = (Code.NO_POOL, Code.EXHAUSTED, Code.BLOCK_LIMIT)
+CONFIRMED = (Code.NO_POOL, Code.EXHAUSTED, Code.BLOCK_LIMIT, Code.ADDRESS_NOT_ASSIGNABLE)
 """The refusals that a newer state of the store could change."""
 
 
-def not_durable(ledger: Ledger, assigned: Assigned | RangeAssigned, error: NotDurableError) -> RefusedError:
+def not_durable(ledger: Ledger, added: Added | RangeAdded, error: NotDurableError) -> RefusedError:
     """Take back an ADD whose facts could not be written, and say so."""
-    ledger.undo(assigned)
+    ledger.undo(added)
     return RefusedError(
         Code.IO_FAILURE,
-        f"cannot assign an address to container {assigned.attachment.container}: {error}",
+        f"cannot assign an address to container {added.assigned.attachment.container}: {error}",
     )
 
 
 class _Waiter:
-    """One ADD that waits, and what became of it."""
+    """One ADD that waits, for what, and what became of it."""
 
-    def __init__(self, request: AddRequest, pool: str) -> None:
+    def __init__(self, request: AddRequest, shortage: Shortage) -> None:
         self.request = request
-        self.pool = pool
+        self.shortage = shortage
         self.done = trio.Event()
         self.outcome: Added | RefusedError | None = None
 
@@ -72,19 +74,19 @@ class Waiting:
         answered with it: the DEL that follows a failed ADD takes it back.
         """
         until = trio.current_time() + self._deadline
-        outcome = await self._stand(request, found.pool, until) if isinstance(found, Shortage) else found
+        outcome = await self._stand(request, found, until) if isinstance(found, Shortage) else found
         if isinstance(outcome, RefusedError) and outcome.code in CONFIRMED:
             obstacle = await self.confirm()
-            outcome = await self._stand(request, "", until)
+            outcome = await self._stand(request, Shortage(""), until)
             if obstacle and isinstance(outcome, RefusedError) and outcome.code in CONFIRMED:
                 outcome = _unconfirmed(outcome, obstacle)
         if isinstance(outcome, RefusedError):
             raise outcome
         return outcome
 
-    async def _stand(self, request: AddRequest, pool: str, until: float) -> Added | RefusedError:
+    async def _stand(self, request: AddRequest, shortage: Shortage, until: float) -> Added | RefusedError:
         """Stand in the line until there is an outcome, at once if there is one now."""
-        waiter = _Waiter(request, pool)
+        waiter = _Waiter(request, shortage)
         self._enter(waiter)
         self.serve(request.attachment)  # addresses may have come since the ledger was asked
         try:
@@ -105,7 +107,7 @@ class Waiting:
                 waiter.outcome = error
             else:
                 if isinstance(decided, Shortage):
-                    self._move(waiter, decided.pool)
+                    self._move(waiter, decided)
                     continue
                 waiter.outcome = self._persist(decided)
             self._leave(waiter)
@@ -117,40 +119,53 @@ class Waiting:
             if decided.facts:
                 self._append(decided.facts)
         except NotDurableError as error:
-            return not_durable(self._ledger, decided.assigned, error)
+            return not_durable(self._ledger, decided, error)
         return decided
 
     def _late(self, waiter: _Waiter) -> RefusedError:
-        wanted = f"an address of pool {waiter.pool}" if waiter.pool else "an address"
+        pool = waiter.shortage.pool
+        wanted, problem = f"an address of pool {pool}" if pool else "an address", "none could be had"
+        if waiter.shortage.wanted:
+            asked = waiter.request.addresses.items()
+            wanted, problem = " and ".join(format_address(*each) for each in asked), "the store could not be asked"
         return RefusedError(
             Code.TRY_AGAIN_LATER,
-            f"cannot assign {wanted} to {waiter.request.subject}: none could be had in {self._deadline:g} s; "
+            f"cannot assign {wanted} to {waiter.request.subject}: {problem} in {self._deadline:g} s; "
             f"{self._excuse()}; the runtime will try again",
         )
 
     def _enter(self, waiter: _Waiter) -> None:
         self._line[waiter] = None
-        self._demand(waiter.pool, 1)
+        self._demand(waiter.shortage)
 
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._line:
             del self._line[waiter]
-            self._demand(waiter.pool, -1)
+            self._end_demand(waiter.shortage)
 
-    def _move(self, waiter: _Waiter, pool: str) -> None:
-        if pool != waiter.pool:
-            self._demand(waiter.pool, -1)
-            waiter.pool = pool
-            self._demand(pool, 1)
+    def _move(self, waiter: _Waiter, shortage: Shortage) -> None:
+        if shortage != waiter.shortage:
+            before, waiter.shortage = waiter.shortage, shortage
+            self._demand(shortage)
+            self._end_demand(before)
 
-    def _demand(self, pool: str, change: int) -> None:
-        if pool:
+    def _demand(self, shortage: Shortage) -> None:
+        if shortage.wanted:
+            self._ledger.want(shortage.wanted)
+        elif shortage.pool:
             now = self._now().boot
-            reserve = self._ledger.reserve(pool, now)
-            reserve.waiting += change
-            if change > 0:
-                reserve.grow(now)
-                self._on_demand()
+            reserve = self._ledger.reserve(shortage.pool, now)
+            reserve.waiting += 1
+            reserve.grow(now)
+        else:
+            return
+        self._on_demand()
+
+    def _end_demand(self, shortage: Shortage) -> None:
+        if shortage.wanted:
+            self._ledger.unwant(shortage.wanted)
+        elif shortage.pool:
+            self._ledger.reserve(shortage.pool, self._now().boot).waiting -= 1
 
 
 def _unconfirmed(refusal: RefusedError, obstacle: str) -> RefusedError:

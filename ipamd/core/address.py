@@ -33,6 +33,10 @@ class Cidr(Struct, frozen=True, order=True):
             and self.base <= other.base < self.base + self.size
         )
 
+    def has(self, family: int, value: int) -> bool:
+        """Whether an address lies inside."""
+        return self.family == family and self.base <= value < self.base + self.size
+
     def overlaps(self, other: "Cidr") -> bool:
         """Whether they share an address."""
         return self.contains(other) or other.contains(self)

@@ -13,6 +13,8 @@ With a cooldown set, what was given up cools first: the store holds it as releas
 
 An ordinal may be handed out only while the committed image has it allocated to this node's reserve handle and no
 wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` the order (first in, first out).
+Ordinals that somebody asked for by address are ``wanted``; once the image gives them to the reserve handle they are
+``kept`` for who asked, out of the line.
 """
 
 from collections import deque
@@ -42,6 +44,7 @@ class Block:
         "desired",
         "doubtful",
         "idle_since",
+        "kept_bits",
         "net",
         "node",
         "owned",
@@ -54,6 +57,7 @@ class Block:
         "unflushed",
         "unreserved_bits",
         "value",
+        "wanted_bits",
         "withdrawn",
     )
 
@@ -69,6 +73,8 @@ class Block:
         self.reserve_bits = 0
         self.unreserved_bits = 0
         self.withdrawn = 0
+        self.wanted_bits = 0
+        self.kept_bits = 0
         self.desired: dict[int, Assigned] = {}
         self.unflushed: dict[int, Assigned] = {}
         self.contested: dict[int, str] = {}
@@ -96,6 +102,8 @@ class Block:
         self.withdrawn &= ours
         self._resolve_releases()
         usable = ours & ~self._wished()
+        self.kept_bits = usable & self.wanted_bits
+        usable &= ~self.wanted_bits
         kept = usable & self.reserve_bits
         self.reserve_bits = usable
         if usable != kept:  # what comes back goes to the end: its old place in the line is dropped
@@ -224,6 +232,25 @@ class Block:
             self._queue.popleft()
         return None
 
+    def ready(self, ordinal: int) -> bool:
+        """Whether an ordinal can be handed out without asking anybody, to who asked for it."""
+        return bool((self.reserve_bits | self.kept_bits) >> ordinal & 1)
+
+    def want(self, ordinal: int) -> None:
+        """Somebody waits for this ordinal: nobody else gets it."""
+        bit = 1 << ordinal
+        self.wanted_bits |= bit
+        self.kept_bits |= self.reserve_bits & bit
+        self.reserve_bits &= ~bit
+
+    def unwant(self, ordinal: int) -> None:
+        """Nobody waits for this ordinal any more: if it is in the reserve, it is the last in the line."""
+        bit = 1 << ordinal
+        self.wanted_bits &= ~bit
+        if self.kept_bits & bit:
+            self.kept_bits &= ~bit
+            self._enqueue(ordinal)
+
     def line(self) -> list[int]:
         """The reserved ordinals in the order in which they will be handed out."""
         return list(dict.fromkeys(ordinal for ordinal in self._queue if self.reserve_bits >> ordinal & 1))
@@ -231,6 +258,9 @@ class Block:
     def assign(self, ordinal: int, assigned: Assigned) -> None:
         """An attachment of this node holds the ordinal from now on."""
         self.reserve_bits &= ~(1 << ordinal)
+        self.kept_bits &= ~(1 << ordinal)
+        # In a replay: an IPReservation withdraws what was wanted, as nobody waits then.
+        self.withdrawn &= ~(1 << ordinal)
         if ordinal in self.releasing:  # in a replay, where nobody settles
             self._adrift[ordinal] = self.releasing.pop(ordinal)
         self.desired[ordinal] = assigned
@@ -256,6 +286,8 @@ class Block:
         self.unflushed.pop(ordinal, None)
         if self._holder(ordinal) == assigned.handle:
             self.adopted.setdefault(assigned.handle, []).insert(0, ordinal)
+        elif self.wanted_bits >> ordinal & 1:
+            self.kept_bits |= 1 << ordinal
         else:
             self.reserve_bits |= 1 << ordinal
             with suppress(ValueError):
@@ -275,6 +307,7 @@ class Block:
         if self._holder(ordinal) in (None, handle, self.reserve_handle):
             self.releasing[ordinal] = handle
             self.reserve_bits &= ~(1 << ordinal)
+            self.kept_bits &= ~(1 << ordinal)
 
     def _unadopt(self, handle: str, ordinal: int) -> None:
         held = self.adopted.get(handle, [])
@@ -289,8 +322,12 @@ class Block:
             if self._holder(ordinal) == self.reserve_handle:
                 self.withdrawn |= 1 << ordinal
         self.reserve_bits &= ~self.withdrawn
+        self.kept_bits &= ~self.withdrawn
 
     def _enqueue(self, ordinal: int) -> None:
+        if self.wanted_bits >> ordinal & 1:
+            self.kept_bits |= 1 << ordinal
+            return
         self.reserve_bits |= 1 << ordinal
         with suppress(ValueError):
             self._queue.remove(ordinal)  # its old place in the line
@@ -306,7 +343,7 @@ class Block:
     @property
     def empty(self) -> bool:
         """Whether nobody but our reserve holds an ordinal, in the store or by our wish, and none has yet to cool."""
-        if self.record is None or self.desired or self.releasing:
+        if self.record is None or self.desired or self.releasing or self.wanted_bits:
             return False
         return all(
             index is None or self.record.owners[index].handle == self.reserve_handle or self.cooled >> ordinal & 1
@@ -322,6 +359,7 @@ class Block:
             or self.available > 0
             or self.withdrawn > 0
             or bool(self.stranded)
+            or (self.wanted_bits > 0 and self.record is not None)
         )
 
     def address(self, ordinal: int) -> str:

@@ -65,7 +65,7 @@ def _block(ledger: Ledger, block: Block) -> Iterator[str]:
         if ordinal in block.contested:
             holder = block.contested[ordinal]
             yield f"ordinal {ordinal} is held by {assigned.attachment} and, says the store, by handle {holder}"
-    for ordinal in ordinals_of(block.reserve_bits):
+    for ordinal in ordinals_of(block.reserve_bits | block.kept_bits):
         if handles[ordinal] != block.reserve_handle:
             yield f"ordinal {ordinal} is in reserve although the store does not give it to this node"
         if ordinal in block.desired or ordinal in block.releasing or block.withdrawn >> ordinal & 1:

@@ -11,7 +11,6 @@ class Code(IntEnum):
     """A CNI error code, as it appears in the ``code`` field of an error object."""
 
     INCOMPATIBLE_VERSION = 1
-    UNSUPPORTED_FIELD = 2
     CONTAINER_UNKNOWN = 3
     INVALID_ENVIRONMENT = 4
     IO_FAILURE = 5

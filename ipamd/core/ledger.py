@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ipamd.core import keys
+from ipamd.core import keys, requested
 from ipamd.core.address import FAMILIES
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
@@ -59,7 +59,8 @@ _LIMITING = (keys.Kind.POOL, keys.Kind.RESERVATION, keys.Kind.CONFIG)
 class Ledger:
     """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name.
 
-    ``strays`` are handles of deleted attachments that this node knew nothing of, to be looked up in the store.
+    ``wanted`` are the places that waiting ADDs asked for. ``strays`` are handles of deleted attachments that this node
+    knew nothing of, to be looked up in the store.
     ``labels`` are the node's while the store has no Node record. ``instance`` names the state file: what another
     instance reserved for this node may have been promised to pods that this one knows nothing of.
     ``ranges`` is what was given out of host-local ranges: of all here it has the tombstones in common.
@@ -80,6 +81,7 @@ class Ledger:
         self.damaged: dict[str, str] = {}
         self.strays: dict[str, Released] = {}
         self.ranges = RangeLedger()
+        self.wanted: dict[Place, requested.Want] = {}
         self.synced = False
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
@@ -91,6 +93,8 @@ class Ledger:
 
         Raises RefusedError if no pool serves the request, or none will have an address soon.
         """
+        if request.addresses:
+            return self._add_requested(request, now)
         held = self.holdings.get(request.attachment)
         if held is not None:
             return Added(held, ())
@@ -115,6 +119,82 @@ class Ledger:
         if request.attachment not in self.ranges.holdings:
             self._refuse_deleted(request)
         return self.ranges.add(request, now)
+
+    def _add_requested(self, request: AddRequest, now: Now) -> Added | Shortage:
+        """Decide an ADD that asks for addresses: these or none, beside what the attachment has of the other IP version.
+
+        Calico's main plugin asks for an IPv4 and an IPv6 address of one pod in two ADDs.
+        """
+        held = self.holdings.get(request.attachment)
+        families = [family for family in request.addresses if not self._has_requested(request, family, held)]
+        if held is not None and not families:
+            return Added(held, ())
+        self._refuse_late(request)
+        if not self.synced and not self.settings.pools:
+            return Shortage("")
+        handle = request.attachment.handle
+        found = [requested.locate(self.settings, request, family) for family in families]
+        missing = ""
+        for family, (pool, place) in zip(families, found, strict=True):
+            block = self.blocks.get(place.block)
+            if block is not None and (block.ready(place.ordinal) or place.ordinal in block.adopted.get(handle, ())):
+                continue
+            self._refuse_requested(request, family, block, place)
+            missing = pool.name
+        places = tuple(place for _pool, place in found)
+        if missing:
+            return Shortage(missing, places)
+        assigned = Assigned(
+            request.attachment,
+            handle,
+            (held.places if held else ()) + places,
+            request.labels,
+            now.unix,
+            request.started,
+        )
+        self.apply(assigned)
+        return Added(assigned, (assigned,), held)
+
+    def _has_requested(self, request: AddRequest, family: int, held: Assigned | None) -> bool:
+        """Whether the attachment has the address already; raises RefusedError if it has another of that IP version."""
+        for place in held.places if held else ():
+            block = self.blocks[place.block]
+            if block.net.family == family:
+                if block.net.base + place.ordinal == request.addresses[family]:
+                    return True
+                why = f"it has {block.address(place.ordinal)} already; delete the pod first, or ask for that address"
+                raise requested.refused(request, family, Code.ADDRESS_NOT_ASSIGNABLE, why)
+        return False
+
+    def _refuse_requested(self, request: AddRequest, family: int, block: Block | None, place: Place) -> None:
+        """Raise RefusedError if it is known that the place cannot be had; what is not known is worth the wait."""
+        holder = block.desired.get(place.ordinal) if block else None
+        if holder is not None:
+            raise requested.refused(request, family, Code.ADDRESS_TAKEN, requested.taken(requested.tenant(holder)))
+        want = self.wanted.get(place)
+        if want is not None and want.refusal is not None:
+            raise requested.refused(request, family, want.refusal.code, want.refusal.why)
+
+    def want(self, places: Iterable[Place]) -> None:
+        """Keep these places, as soon as the store gives them to this node, for who asked for them."""
+        for place in places:
+            self.wanted.setdefault(place, requested.Want()).waiting += 1
+            if place.block in self.blocks:
+                self.blocks[place.block].want(place.ordinal)
+
+    def unwant(self, places: Iterable[Place]) -> None:
+        """Undo one ``want`` of these places."""
+        for place in places:
+            want = self.wanted[place]
+            want.waiting -= 1
+            if want.waiting:
+                continue
+            del self.wanted[place]
+            block = self.blocks.get(place.block)
+            if block is not None:
+                block.unwant(place.ordinal)
+                self._withdraw_reserved(block)
+                self._drop_irrelevant(block)
 
     def delete(self, attachment: Attachment, also: str, started: int) -> Deleted:
         """Decide a DEL that began at ``started`` (CLOCK_BOOTTIME, ns); an unknown attachment is a success too.
@@ -151,14 +231,21 @@ class Ledger:
                 facts.append(Released(attachment, handle, places, started))
         return facts
 
-    def undo(self, assigned: Assigned | RangeAssigned) -> None:
+    def undo(self, added: Added | RangeAdded) -> None:
         """Take back an ADD whose facts could not be made durable, in the same step: nobody knows of it yet."""
-        if isinstance(assigned, RangeAssigned):
-            self.ranges.undo(assigned)
+        if isinstance(added, RangeAdded):
+            self.ranges.undo(added.assigned)
             return
+        assigned, earlier = added.assigned, added.earlier
         del self.holdings[assigned.attachment]
         for place in assigned.places:
-            self.blocks[place.block].unassign(place.ordinal)
+            if earlier is None or place not in earlier.places:
+                self.blocks[place.block].unassign(place.ordinal)
+                self._withdraw_reserved(self.blocks[place.block])
+        if earlier is not None:
+            self.holdings[earlier.attachment] = earlier
+            for place in earlier.places:
+                self.blocks[place.block].restate(place.ordinal, earlier)
 
     def _refuse_deleted(self, request: AddRequest | RangeRequest) -> None:
         if self.tombstones.get(request.attachment, -1) >= request.started:
@@ -219,7 +306,10 @@ class Ledger:
     def settle(self) -> bool:
         """Between two transactions: take back what needs none (``Block.settle``); whether there was any."""
         cooldown = self.settings.config.cooldown > 0
-        return sum(block.settle(cooldown=cooldown) for block in self.blocks.values()) > 0
+        settled = [block for block in self.blocks.values() if block.settle(cooldown=cooldown)]
+        for block in settled:
+            self._withdraw_reserved(block)
+        return bool(settled)
 
     # --- facts ------------------------------------------------------------------------------------------------
 
@@ -253,6 +343,8 @@ class Ledger:
             if held is not None:
                 earlier[held.attachment] = held
         for held in earlier.values():
+            if held.attachment == fact.attachment and set(held.places) <= set(fact.places):
+                continue  # it got an address of the other IP version beside what it has
             # Only in a replay: somebody's address is given to nobody else, so its DEL never reached the state file.
             self._apply_released(Released(held.attachment, held.handle, held.places, 0))
         self.holdings[fact.attachment] = fact
@@ -318,11 +410,22 @@ class Ledger:
             block.merge(None, b"", fact.revision)
         else:
             return
-        if not block.relevant:
-            del self.blocks[cidr]
-            self._sort_blocks()
-        elif block.available and (pool := self.pool_of(block)) and pool.name in self.reserves:
+        if (
+            not self._drop_irrelevant(block)
+            and block.available
+            and (pool := self.pool_of(block))
+            and pool.name in self.reserves
+        ):
             self.reserves[pool.name].refusal = None
+
+    def _drop_irrelevant(self, block: Block) -> bool:
+        if block.relevant:
+            return False
+        del self.blocks[block.cidr]
+        self._sort_blocks()
+        if block.record is not None:  # who looks at it again must be told what is known already, but nothing older
+            self._revisions[keys.block_key(block.net)] = block.revision - 1
+        return True
 
     def _withdraw_reserved(self, block: Block) -> None:
         """Take what an IPReservation keeps from everybody out of the reserve, in the step in which it is known."""
@@ -334,6 +437,9 @@ class Ledger:
         block = self.blocks.get(cidr)
         if block is None:
             block = self.blocks[cidr] = Block(cidr, self.node, self.reserve_handle)
+            for place in self.wanted:
+                if place.block == cidr:
+                    block.want(place.ordinal)
             self._sort_blocks()
         return block
 

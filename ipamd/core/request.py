@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from ipamd.core.facts import Assigned, Attachment, Fact, RangeAssigned
+from ipamd.core.facts import Assigned, Attachment, Fact, Place, RangeAssigned
 from ipamd.core.ranges import Address, RangeSet
 
 
@@ -12,6 +12,8 @@ class AddRequest(Struct, frozen=True):
     ``named`` are the pools that the request names for an IP version, by name or CIDR, and ``named_by`` where it does,
     in the words of an error; ``namespace_labels`` are those of the pod's namespace (None: not known); ``labels`` what
     the allocation's attributes say beside node and time; ``started`` when the ADD began (CLOCK_BOOTTIME, ns).
+    ``addresses`` are those asked for, as integers by IP version; if there are any, only they are assigned, whatever
+    ``families`` and ``named`` say, as Calico does it.
     """
 
     attachment: Attachment
@@ -21,6 +23,7 @@ class AddRequest(Struct, frozen=True):
     named: dict[int, tuple[str, ...]] = {}
     named_by: str = "the request"
     namespace_labels: dict[str, str] | None = None
+    addresses: dict[int, int] = {}
 
     @property
     def subject(self) -> str:
@@ -60,19 +63,25 @@ class RangeAdded(Struct, frozen=True):
 
 
 class Added(Struct, frozen=True):
-    """An ADD was decided: what the attachment holds, and the facts to make durable before anybody hears of it."""
+    """An ADD was decided: what the attachment holds, and the facts to make durable before anybody hears of it.
+
+    ``earlier`` is what it held before, if this ADD asked for an address of another IP version beside it.
+    """
 
     assigned: Assigned
     facts: tuple[Fact, ...]
+    earlier: Assigned | None = None
 
 
 class Shortage(Struct, frozen=True):
     """An ADD must wait: this pool (by name), whose turn it is, has no address in reserve.
 
-    ``pool`` is "" while the pools are not known: the store has not answered since this node's first start.
+    ``pool`` is "" while the pools are not known: the store has not answered since this node's first start. ``wanted``
+    are the places that the ADD asked for, if it asked for addresses: no others will do.
     """
 
     pool: str
+    wanted: tuple[Place, ...] = ()
 
 
 class Deleted(Struct, frozen=True):

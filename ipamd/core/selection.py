@@ -41,9 +41,7 @@ class Selection:
             family: tuple(pool for pool in its if pool.namespace_selector.selects_all)
             for family, its in self._serving.items()
         }
-        self._named = {
-            name: pool for pool in ordered for name in (pool.name, str(pool.cidr)) if self._bar(pool) is None
-        }
+        self._named = {name: pool for pool in ordered for name in (pool.name, str(pool.cidr)) if self.bar(pool) is None}
 
     def serving(self, family: int) -> Sequence[Pool]:
         """The pools that serve pods of every namespace which name none, in name order."""
@@ -52,11 +50,11 @@ class Selection:
     def exclusion(self, pool: Pool) -> Exclusion | None:
         """What keeps a pool from serving by itself on this node; None if it serves, be it some namespaces only."""
         if pool.disabled:
-            return self._bar(pool)
+            return self.bar(pool)
         if pool.manual:
             return Exclusion("is Manual (only for requests that name it)", "name a pool")
         if self._use not in pool.allowed_uses:
-            return self._bar(pool)
+            return self.bar(pool)
         if pool.unreadable:
             return Exclusion(f"serves nobody: {pool.unreadable}", "correct the selector")
         if not pool.node_selector.matches(self._labels):
@@ -78,7 +76,7 @@ class Selection:
             return chosen
         raise self._refusal(request, family)
 
-    def _bar(self, pool: Pool) -> Exclusion | None:
+    def bar(self, pool: Pool) -> Exclusion | None:
         """What keeps a pool even from who names it."""
         if pool.disabled:
             return Exclusion("is disabled", "enable a pool")
@@ -115,7 +113,7 @@ class Selection:
 
     def _refusal_named(self, request: AddRequest, family: int, name: str) -> RefusedError:
         its = [pool for pool in self._pools[family] if name == pool.name or _masked(name) == str(pool.cidr)]
-        exclusion = self._bar(its[0]) if its else None
+        exclusion = self.bar(its[0]) if its else None
         return RefusedError(
             Code.NO_POOL,
             f"cannot assign an IPv{family} address to {request.subject}: pool {name}, which {request.named_by} names, "

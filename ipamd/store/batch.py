@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from ipamd.core import keys, supply
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
-from ipamd.core.facts import Assigned, Committed, Fact, Withdrawn
+from ipamd.core.facts import Assigned, Committed, Fact, Place, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import (
     RESERVE_NOTE,
@@ -129,6 +129,8 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | No
     for block in ledger.blocks.values():
         draft.fulfil(block)
     if not ledger.settings.locked:
+        for place in ledger.wanted:
+            draft.reserve_wanted(place)
         for pool in ledger.settings.pools.values():
             draft.give_back(pool.name)
         for pool in ledger.pools_in_use():
@@ -195,6 +197,19 @@ class _Draft:
                 other = self.ledger.blocks[place.block]
                 if place.ordinal in other.unflushed and self._room(other, assigned.handle):
                     self._assign(other, place.ordinal, assigned)
+
+    def reserve_wanted(self, place: Place) -> None:
+        """Reserve an address that somebody asked for, if it is free; an IPReservation does not matter."""
+        block = self.ledger.blocks.get(place.block)
+        if block is None or block.record is None or (not block.owned and self.ledger.settings.config.strict_affinity):
+            return
+        image = self.images.get(block.cidr, block.record)
+        owner = image.owner(place.ordinal)
+        free = owner is None or (owner.released_at and block.cooled >> place.ordinal & 1)
+        if free and place.ordinal not in block.desired and self._room(block, self.ledger.reserve_handle):
+            image = self._image(block)
+            image.take({place.ordinal}, reserve_attribute(self.ledger, image, self.now.unix))
+            self.handles.add(self.ledger.reserve_handle)
 
     def give_back(self, pool: str) -> None:
         """Free the surplus of a pool's reserve."""

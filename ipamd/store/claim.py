@@ -7,7 +7,7 @@ hole is it exhausted. etcd never lists values, nor more keys than it takes to fi
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from ipamd.core import keys, supply
@@ -16,7 +16,7 @@ from ipamd.core.block import Block
 from ipamd.core.clock import Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import affinity_record, new_block
+from ipamd.core.records import BlockRecord, affinity_record, new_block
 from ipamd.store.base import Change, KeyRange, Outcome
 from ipamd.store.batch import Known, reserve_attribute
 
@@ -100,8 +100,19 @@ def walk(node: str, pool: Pool) -> Iterator[Cidr]:
         yield pool.block((start + step * stride) % pool.blocks)
 
 
-def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now, *, revision: int = 0) -> Sequence[Change]:
+def claim(
+    ledger: Ledger,
+    known: Known,
+    pool: Pool,
+    cidr: Cidr,
+    now: Now,
+    *,
+    revision: int = 0,
+    wanted: Collection[int] = (),
+) -> Sequence[Change]:
     """The change set that makes a block this node's, a share of it already in the reserve; empty: it has none to give.
+
+    ``wanted``: reserve exactly these ordinals, which somebody asked for.
 
     It also holds only while no larger block contains this one (comparisons without a change): a pool may have been
     made anew with another block size while old blocks are in use. In an order of which every prefix is safe: an
@@ -110,12 +121,9 @@ def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now, *, rev
     """
     record = new_block(cidr, keys.host_affinity(ledger.node), now.unix)
     block = Block(str(cidr), ledger.node, ledger.reserve_handle)
-    waiting = ledger.reserve(pool.name, now.boot).waiting > 0
-    ordinals = supply.reservable(ledger, block, record, waiting=waiting)
-    if not ordinals:
+    reserved = set(wanted or _share(ledger, pool, block, record, now))
+    if not reserved:
         return ()
-    wanted = len(ordinals) if ledger.settings.config.strict_affinity else supply.shortage(ledger, pool, now.boot)
-    reserved = set(ordinals[: max(1, wanted)])
     record.take(reserved, reserve_attribute(ledger, record, now.unix))
     affinity = keys.affinity_key(ledger.node, cidr)
     handle_key = keys.handle_key(ledger.reserve_handle)
@@ -127,6 +135,13 @@ def claim(ledger: Ledger, known: Known, pool: Pool, cidr: Cidr, now: Now, *, rev
         Change(keys.block_key(cidr), record.encode(), revision),
         *(Change(keys.block_key(larger), None, 0) for larger in pool.enclosing(cidr)),
     )
+
+
+def _share(ledger: Ledger, pool: Pool, block: Block, record: BlockRecord, now: Now) -> list[int]:
+    waiting = ledger.reserve(pool.name, now.boot).waiting > 0
+    ordinals = supply.reservable(ledger, block, record, waiting=waiting)
+    missing = len(ordinals) if ledger.settings.config.strict_affinity else supply.shortage(ledger, pool, now.boot)
+    return ordinals[: max(1, missing)]
 
 
 def keys_among(pool: Pool, after: str = "") -> KeyRange:

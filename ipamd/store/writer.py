@@ -22,7 +22,7 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import HandleRecord
 from ipamd.core.reserve import RETRY_AFTER, Refusal
-from ipamd.store import batch
+from ipamd.store import batch, requested
 from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search, claim, neighbours, overlaps
@@ -116,12 +116,8 @@ class Writer:
 
     async def step(self) -> bool:
         """Do the most urgent transaction, if any; whether the next should follow at once."""
-        if self._doubt:
-            await self._look_again()
-        if not self._ledger.synced:
+        if not await self._look_first():
             return False
-        if self._ledger.strays:
-            await self._find_strays()
         if self._ledger.settle():
             self.on_supply()
         now = self._now()
@@ -138,8 +134,10 @@ class Writer:
             if done and not draft.full:
                 self.progress.flushed_until = now.boot
             self._woken.set()
-            return draft.full or self._waiting()
+            return draft.full or self._waiting() or bool(self._ledger.wanted)
         self.progress.flushed_until = now.boot
+        if await self._claim_wanted():
+            return True
         for pool in self._ledger.pools_in_use():
             if supply.wants_block(self._ledger, pool, now.boot) and await self._supply(pool, now.boot):
                 return True
@@ -148,6 +146,17 @@ class Writer:
             await self._commit(batch.retire(self._ledger, self._known, idle))
             return True
         return False
+
+    async def _look_first(self) -> bool:
+        """Look at what must be known before anything is decided; whether the store was ever looked at in full."""
+        if self._doubt:
+            await self._look_again()
+        if not self._ledger.synced:
+            return False
+        if self._ledger.strays:
+            await self._find_strays()
+        await self._look_for_wanted()
+        return True
 
     async def _rest(self) -> None:
         with trio.move_on_after(self._pause):
@@ -245,6 +254,38 @@ class Writer:
             facts = self._ledger.unclaimed(deleted.attachment, [handle], deleted.started)
             if facts:
                 self._record(facts)
+
+    # --- requested addresses ----------------------------------------------------------------------------------
+
+    async def _look_for_wanted(self) -> None:
+        places = requested.unseen(self._ledger)
+        if places:
+            self._record(await requested.look(self._store, places))
+            requested.judge(self._ledger, places, self._now())
+            self.on_supply()
+
+    async def _claim_wanted(self) -> bool:
+        """Claim a block that nobody has, for the addresses of it that were asked for; whether one was tried."""
+        found = requested.to_claim(self._ledger)
+        if found is None or self._ledger.settings.locked:
+            return False
+        pool, cidr, ordinals = found
+        if await self._overlapped(cidr):
+            requested.refuse_overlapped(self._ledger, cidr, self._now().boot)
+            self.on_supply()
+            return True
+        changes = claim(self._ledger, self._known, pool, cidr, self._now(), wanted=ordinals)
+        outcome = await self._send([changes])
+        if outcome.chosen is not None:
+            self._claimed(pool, changes, outcome.revision)
+        else:
+            self.progress.conflicts += 1
+            self._known.learn((change.key for change in changes), outcome.records)
+            if any(keys.block_key(larger) in outcome.records for larger in pool.enclosing(cidr)):
+                requested.refuse_overlapped(self._ledger, cidr, self._now().boot)
+                self.on_supply()
+            requested.forget_look(self._ledger, cidr)
+        return True
 
     # --- claims -----------------------------------------------------------------------------------------------
 

@@ -339,21 +339,6 @@ def test_bytes_that_are_no_text_are_undecodable(path: Path, body: bytes) -> None
     assert error_of(path.ask(call(body)))["code"] in (6, 7)
 
 
-@pytest.mark.parametrize(
-    ("changes", "args", "asked"),
-    [
-        ({}, "IP=10.0.0.5", "IP=10.0.0.5 in CNI_ARGS"),
-        ({"runtimeConfig": {"ips": ["10.0.0.5/32"]}}, "", "the ips capability"),
-        ({"args": {"cni": {"ips": ["10.0.0.5"]}}}, "", "args.cni.ips"),
-    ],
-)
-def test_a_request_for_an_address_is_not_ignored(path: Path, changes: dict[str, object], args: str, asked: str) -> None:
-    """A pod that asks for an address never silently gets another one: code 2, and what asked for it."""
-    answer = error_of(path.ask(call({**config(), **changes}, CNI_ARGS=args)))
-    assert answer["code"] == 2
-    assert str(answer["msg"]).startswith(f"cannot assign the requested address: {asked} is not served by this version")
-
-
 @pytest.mark.parametrize("gateway", ["nope", ["169.254.1.1", "x"], "10.0.0.0.1"])
 def test_a_wrong_gateway_is_refused_before_anything_is_assigned(path: Path, gateway: object) -> None:
     """Code 7, and the next ADD still gets the first address."""

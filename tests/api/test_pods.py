@@ -5,6 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from ipamd.api import cni
+from ipamd.core.address import parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.pod import ADDRESSES, POOLS, PodFacts, pod_facts
 from ipamd.core.request import AddRequest
@@ -121,15 +122,24 @@ def test_a_malformed_annotation_refuses_the_pod() -> None:
     )
 
 
-def test_requested_addresses_are_refused_as_all_are() -> None:
-    """Code 2 names the annotation: the pod must not get another address than it asked for."""
+def test_an_annotation_asks_for_addresses() -> None:
+    """One of each IP version, beside those that CNI_ARGS or the configuration ask for."""
+    asked = completed(annotated({ADDRESSES: '["10.0.0.9", "fd00::9"]'}))
+    assert asked.addresses == dict(map(parse_address, ("10.0.0.9", "fd00::9")))
+    both = {**PTP, "runtimeConfig": {"ips": ["10.0.0.9/24"]}}
+    assert completed(annotated({ADDRESSES: '["10.0.0.9", "fd00::9"]'}), both).addresses == asked.addresses
+    assert completed(annotated({ADDRESSES: '["fd00::9"]'}), both).addresses == asked.addresses
+
+
+def test_an_annotation_that_contradicts_the_request_refuses_the_pod() -> None:
+    """Code 7 with both addresses and where each is asked for."""
     with pytest.raises(RefusedError) as refused:
-        completed(annotated({ADDRESSES: '["10.0.0.9"]'}))
+        completed(annotated({ADDRESSES: '["10.0.0.9"]'}), {**PTP, "runtimeConfig": {"ips": ["10.0.0.8/24"]}})
     assert (refused.value.code, refused.value.msg) == (
-        Code.UNSUPPORTED_FIELD,
+        Code.INVALID_CONFIGURATION,
         (
-            "cannot assign the requested address: annotation cni.projectcalico.org/ipAddrs is not served by this version; "
-            "ask without it"
+            "cannot assign the requested addresses: 10.0.0.8 (the CNI configuration or CNI_ARGS) and 10.0.0.9 (annotation "
+            "cni.projectcalico.org/ipAddrs) are both IPv4, and an interface gets one address of an IP version; ask for one"
         ),
     )
 

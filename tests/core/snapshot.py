@@ -36,7 +36,7 @@ def _block(block: Block) -> dict[str, object]:
         "revision": block.revision if block.record is not None else None,
         "value": block.value,
         "owned": block.owned,
-        "reserve": set(ordinals_of(block.reserve_bits)) | back,
+        "reserve": set(ordinals_of(block.reserve_bits | block.kept_bits)) | back,
         "withdrawn": block.withdrawn,
         "desired": dict(block.desired),
         "unflushed": dict(block.unflushed),

@@ -64,6 +64,8 @@ class Promise(RuleBasedStateMachine):
         self.outcome: Outcome | None = None
         self.doubt: set[str] = set()
         self.adrift: list[batch.Batch] = []
+        self.asked: list[tuple[Place, ...]] = []
+        """What waiting ADDs asked for."""
         self.serial = 0
         self.cooldown = 0
         self.released: dict[Place, int] = {}
@@ -155,7 +157,7 @@ class Promise(RuleBasedStateMachine):
             assert who.handle in self.forgotten
             self.tainted |= {place for place in got if self.cluster.allocations().get(place, ("",))[0] != who.handle}
         elif not durable:
-            self.ledger.undo(decided.assigned)
+            self.ledger.undo(decided)
             return
         else:
             assert [parse_cidr(place.block).family for place in got] == list(wanted)
@@ -164,6 +166,65 @@ class Promise(RuleBasedStateMachine):
         self.journal.extend(decided.facts)
         assert not {place for places in self.live.values() for place in places} & set(got)
         self.live[who] = got
+
+    @precondition(lambda self: self.cluster.blocks())
+    @rule(
+        container=containers,
+        interface=interfaces,
+        data=st.data(),
+        durable=st.sampled_from([True] * 5 + [False]),
+        waits=st.booleans(),
+    )
+    def add_requested(self, container: str, interface: str, data: st.DataObject, durable: bool, waits: bool) -> None:
+        """An ADD that asks for an address of some block, beside what the pod may have, and may wait for it."""
+        cidr, block = data.draw(st.sampled_from(sorted(self.cluster.blocks().items(), key=lambda pair: pair[0])))
+        place = Place(cidr, data.draw(st.integers(0, block.cidr.size - 1)))
+        who = Attachment("k8s-pod-network", container, interface)
+        addresses = {block.cidr.family: block.cidr.base + place.ordinal}
+        request = AddRequest(who, (4,), {"pod": container, "namespace": "ns"}, self.boot, addresses=addresses)
+        before, images = snapshot(self.ledger), dict(self.seen)
+        try:
+            decided = self.ledger.add(request, self.now())
+        except RefusedError as error:
+            decided = error
+        if isinstance(decided, RefusedError):
+            assert decided.code in (
+                Code.DELETED,
+                Code.TRY_AGAIN_LATER,
+                Code.ADDRESS_TAKEN,
+                Code.ADDRESS_NOT_ASSIGNABLE,
+            )
+            assert snapshot(self.ledger) == before
+            return
+        if isinstance(decided, Shortage):
+            if waits and decided.wanted:
+                self.ledger.want(decided.wanted)
+                self.asked.append(decided.wanted)
+            assert snapshot(self.ledger) == before
+            return
+        got, had = decided.assigned.places, self.live.get(who, ())
+        assert place in got
+        if not decided.facts:
+            assert got == had or who.handle in self.forgotten
+            if who not in self.live:  # as in ``add``
+                self.tainted |= {p for p in got if self.cluster.allocations().get(p, ("",))[0] != who.handle}
+        elif not durable:
+            self.ledger.undo(decided)
+            assert snapshot(self.ledger) == before
+            return
+        else:
+            assert images[place] in (RESERVE, who.handle)
+            self.began[who] = request.started
+        self.journal.extend(decided.facts)
+        others = {p for holder, places in self.live.items() if holder != who for p in places}
+        assert not others & set(got)
+        self.live[who] = got
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def give_up(self) -> None:
+        """The ADD that has waited the longest for an address waits no more."""
+        self.ledger.unwant(self.asked.pop(0))
 
     @rule(container=containers, interface=interfaces, ago=ago, durable=st.sampled_from([True] * 5 + [False]))
     def delete(self, container: str, interface: str, ago: int, durable: bool) -> None:
@@ -427,6 +488,7 @@ class Promise(RuleBasedStateMachine):
         if checkpoint:
             self.checkpoint()
         self.ledger = replay(NODE, POLICY, self.journal)
+        self.asked = []
         self.known = batch.Known()
         if self.flight is not None and self.outcome is None:
             self.arrive()  # what a dead process has sent is in the store, or nowhere, by the time of the first look
@@ -505,6 +567,8 @@ class Promise(RuleBasedStateMachine):
             return
         self.put(keys.CLUSTER_INFORMATION, CLUSTER_INFORMATION % b"true")
         self.flight = self.outcome = None
+        while self.asked:
+            self.give_up()
         while self.adrift:
             self.drift_in()
         self.look_again()

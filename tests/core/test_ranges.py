@@ -8,7 +8,7 @@ from ipamd.core.errors import RefusedError
 from ipamd.core.facts import Attachment, Fact, RangeAssigned, RangeReleased, Rebooted
 from ipamd.core.ledger import Ledger
 from ipamd.core.ranges import RangeSet, check_sets, read_address, read_range
-from ipamd.core.request import RangeRequest
+from ipamd.core.request import RangeAdded, RangeRequest
 from ipamd.core.reserve import ReservePolicy
 from tests.core.snapshot import differences, replay, snapshot
 
@@ -258,7 +258,7 @@ def test_an_add_that_could_not_be_written_down(node: Node) -> None:
     node.add("a", SMALL, SIX)
     (assigned,) = node.facts
     assert isinstance(assigned, RangeAssigned)
-    node.ledger.undo(assigned)
+    node.ledger.undo(RangeAdded(assigned, ()))
     assert check(node.ledger) == []
     assert not node.ledger.ranges.holdings
 

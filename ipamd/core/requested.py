@@ -1,0 +1,102 @@
+"""Requested addresses: where one lies, whether it may be assigned at all, and who has it.
+
+Calico's rules: an address that a request names must lie in an enabled pool that allows the use. Selectors,
+``assignmentMode`` and IPReservations do not matter, nor do pools that the request names beside it, nor the limits on
+claiming blocks. Its block is claimed if there is none; of another node's block it is borrowed, unless
+``strict_affinity`` forbids it.
+"""
+
+from msgspec import Struct
+
+from ipamd.core.address import BITS, Cidr, format_address
+from ipamd.core.block import Block
+from ipamd.core.errors import Code, RefusedError
+from ipamd.core.facts import Assigned, Place
+from ipamd.core.pool import Pool
+from ipamd.core.request import AddRequest
+from ipamd.core.reserve import Refusal
+from ipamd.core.settings import Settings
+
+RESERVE_PREFIX = "ipamd-reserve-"
+
+
+class Want(Struct):
+    """A place that ``waiting`` ADDs asked for.
+
+    ``looked``: the store was asked who has it since somebody waits; ``refusal`` is what came of it, if nobody can
+    have it.
+    """
+
+    waiting: int = 0
+    looked: bool = False
+    refusal: Refusal | None = None
+
+
+def refused(request: AddRequest, family: int, code: Code, why: str) -> RefusedError:
+    """The refusal of an ADD because of the address of this IP version that it asked for."""
+    address = format_address(family, request.addresses[family])
+    return RefusedError(code, f"cannot assign {address} to {request.subject}: {why}")
+
+
+def locate(settings: Settings, request: AddRequest, family: int) -> tuple[Pool, Place]:
+    """The pool and the place of the requested address of an IP version; raises RefusedError (105)."""
+    value = request.addresses[family]
+    pool = next((pool for pool in settings.pools.values() if pool.cidr.has(family, value)), None)
+    if pool is None:
+        why = "it is in no IP pool; request an address of an enabled pool"
+    elif (barred := settings.selection.bar(pool)) is not None:
+        why = f"its pool {pool.name} ({pool.cidr}) {barred.why}; request an address of another pool"
+    else:
+        block = _block_of(pool, value)
+        return pool, Place(str(block), value - block.base)
+    raise refused(request, family, Code.ADDRESS_NOT_ASSIGNABLE, why)
+
+
+def _block_of(pool: Pool, value: int) -> Cidr:
+    bits = BITS[pool.family] - pool.block_size
+    return Cidr(pool.family, value >> bits << bits, pool.block_size)
+
+
+def taken(holder: str) -> str:
+    """Why an address cannot be had that somebody has."""
+    return f"{holder} has it; request another address, or release this one first"
+
+
+def tenant(assigned: Assigned) -> str:
+    """Who holds an address of this node, in the words of an error."""
+    if "pod" in assigned.labels:
+        return f"{assigned.labels.get('namespace', '')}/{assigned.labels['pod']} on this node"
+    return f"container {assigned.attachment.container} on this node"
+
+
+def verdict(block: Block, ordinal: int, *, strict: bool) -> tuple[Code, str] | None:
+    """Why nobody of this node can have a place as the store has it, or None if it is free, ours, or about to be free.
+
+    ``strict``: the cluster has strict affinity.
+    """
+    owner = None if block.record is None else block.record.owner(ordinal)
+    if owner is not None and (owner.handle == block.reserve_handle or block.releasing.get(ordinal) == owner.handle):
+        return None
+    if owner is not None and owner.released_at and not block.cooled >> ordinal & 1:
+        why = f"it was released at {owner.released_at} and cools (ipCooldownSeconds); wait, or request another address"
+        return Code.ADDRESS_TAKEN, why
+    if owner is not None and owner.released_at:
+        owner = None
+    if owner is not None and not owner.handle.startswith(RESERVE_PREFIX):
+        where = f" on node {owner.node}" if owner.node else ""
+        who = f"handle {owner.handle}" if owner.handle else "somebody without a handle"
+        if "pod" in owner.secondary:
+            who = f"{owner.secondary.get('namespace', '')}/{owner.secondary['pod']}"
+        elif "type" in owner.secondary:
+            who = f"{who} ({owner.secondary['type']})"
+        return Code.ADDRESS_TAKEN, taken(who + where)
+    if strict and not block.owned:
+        affinity = None if block.record is None else block.record.affinity
+        whose = f"belongs to {affinity.replace(':', ' ', 1)}" if affinity else "belongs to no node"
+        return Code.ADDRESS_NOT_ASSIGNABLE, (
+            f"its block {block.cidr} {whose}, and strict affinity forbids to borrow; request an address of this "
+            "node's blocks, or of a block that does not exist yet"
+        )
+    if owner is not None:
+        return Code.ADDRESS_TAKEN, taken(f"the reserve of node {owner.node}")
+    return None

@@ -1,0 +1,83 @@
+"""Requested addresses that are not in the reserve: who has them, and which block to claim for them.
+
+What this node cannot have is said only after a look at the store. The writer asks here, and sends.
+"""
+
+from collections.abc import Iterable
+
+from ipamd.core import keys
+from ipamd.core.address import Cidr, parse_cidr
+from ipamd.core.clock import Now
+from ipamd.core.errors import Code
+from ipamd.core.facts import Committed, Place
+from ipamd.core.ledger import Ledger
+from ipamd.core.pool import Pool
+from ipamd.core.requested import verdict
+from ipamd.core.reserve import Refusal
+from ipamd.store.base import Store
+from ipamd.store.batch import SECOND
+
+
+def unseen(ledger: Ledger) -> list[Place]:
+    """The places asked for of which it is not known, or not surely, that this node can have them."""
+    return [place for place, want in ledger.wanted.items() if not want.looked and _in_doubt(ledger, place)]
+
+
+def _in_doubt(ledger: Ledger, place: Place) -> bool:
+    block = ledger.blocks.get(place.block)
+    return block is None or verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) is not None
+
+
+async def look(store: Store, places: Iterable[Place]) -> list[Committed]:
+    """What the store has at the blocks of these places."""
+    block_keys = sorted({keys.block_key(parse_cidr(place.block)) for place in places})
+    snapshot = await store.read(block_keys)
+    found = {record.key: Committed(record.key, record.revision, record.value) for record in snapshot.records}
+    return [found.get(key, Committed(key, snapshot.revision, None)) for key in block_keys]
+
+
+def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> None:
+    """Note what the look at these places told: who cannot have one, and which blocks do not exist."""
+    for place in places:
+        want, block = ledger.wanted.get(place), ledger.blocks.get(place.block)
+        damage = ledger.damaged.get(keys.block_key(parse_cidr(place.block)))
+        if want is None:
+            continue
+        want.looked = block is None
+        if block is not None:
+            block.note_cooled(now, ledger.settings.config.cooldown * SECOND)
+        found = verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) if block else None
+        if damage:
+            why = f"the record of its block {place.block} cannot be understood ({damage}); correct or delete it"
+            found = Code.ADDRESS_NOT_ASSIGNABLE, why
+        if found:
+            want.looked, want.refusal = True, Refusal(*found, now.boot)
+
+
+def to_claim(ledger: Ledger) -> tuple[Pool, Cidr, tuple[int, ...]] | None:
+    """A block that does not exist and of which addresses are asked for, its pool, and their ordinals."""
+    for place, want in ledger.wanted.items():
+        if want.looked and want.refusal is None and place.block not in ledger.blocks:
+            cidr = parse_cidr(place.block)
+            pool = next((pool for pool in ledger.settings.pools.values() if pool.cuts(cidr)), None)
+            if pool is not None:
+                return pool, cidr, tuple(each.ordinal for each in ledger.wanted if each.block == place.block)
+    return None
+
+
+def forget_look(ledger: Ledger, cidr: Cidr) -> None:
+    """Somebody changed what a look at this block had told."""
+    for place, want in ledger.wanted.items():
+        if place.block == str(cidr):
+            want.looked = False
+
+
+def refuse_overlapped(ledger: Ledger, cidr: Cidr, now: int) -> None:
+    """Refuse the addresses of a block that cannot be claimed because one of another size is in its place."""
+    why = (
+        f"its block {cidr} overlaps a block of another size, made before its pool had this block size; request an "
+        "address that lies in no such block"
+    )
+    for place, want in ledger.wanted.items():
+        if place.block == str(cidr):
+            want.refusal = Refusal(Code.ADDRESS_NOT_ASSIGNABLE, why, now)
