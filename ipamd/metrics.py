@@ -143,6 +143,12 @@ class _Collector(Collector):
                 addresses.add_metric((name, state), count)
         yield blocks
         yield addresses
+        ranges = GaugeMetricFamily(
+            "ipamd_range_addresses", "Addresses of host-local ranges in use", labels=("network",)
+        )
+        for name, network in sorted(ledger.ranges.networks.items()):
+            ranges.add_metric((name,), len(network.holders))
+        yield ranges
 
     def _reserves(self) -> Iterator[Metric]:
         size = GaugeMetricFamily(

@@ -228,7 +228,12 @@ class Handlers:
 
     def _delete(self, invocation: Invocation, stages: Stages) -> Response:
         began = self._elapsed()
-        decided = self._ledger.delete(invocation.attachment, cni.older_handle(invocation), invocation.started)
+        decided = self._ledger.delete(
+            invocation.attachment,
+            cni.older_handle(invocation),
+            invocation.started,
+            from_pools=not hostlocal.serves(invocation.config),
+        )
         stages.decide = self._elapsed() - began
         if decided.facts:
             self._give_up(decided.facts, stages)

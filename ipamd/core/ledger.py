@@ -196,12 +196,13 @@ class Ledger:
                 self._withdraw_reserved(block)
                 self._drop_irrelevant(block)
 
-    def delete(self, attachment: Attachment, also: str, started: int) -> Deleted:
+    def delete(self, attachment: Attachment, also: str, started: int, *, from_pools: bool = True) -> Deleted:
         """Decide a DEL that began at ``started`` (CLOCK_BOOTTIME, ns); an unknown attachment is a success too.
 
         Releases what the attachment holds, and what the store has under its handle or under ``also`` (the older
         ``<namespace>.<pod>``, or "") without telling whose interface it is: allocations of Calico's own plugin. If
-        there is nothing here, the handles become ``strays``: they may have addresses in blocks of other nodes.
+        there is nothing here, the handles become ``strays``: they may have addresses in blocks of other nodes, unless
+        the attachment's network has its addresses not ``from_pools``.
         A DEL that began before the ADD it would undo was kept somewhere on its way: the attachment lives again.
         """
         held, ranged = self.holdings.get(attachment), self.ranges.holdings.get(attachment)
@@ -214,7 +215,7 @@ class Ledger:
             *self.ranges.released(attachment),
             *self.unclaimed(attachment, handles, started),
         )
-        if held is None and len(facts) == 1 and len(self.strays) < MAX_STRAYS:
+        if from_pools and held is None and len(facts) == 1 and len(self.strays) < MAX_STRAYS:
             self.strays.update((handle, released) for handle in handles)
         for fact in facts:
             self.apply(fact)

@@ -9,6 +9,7 @@ A *range set* is a list of ranges of one IP version; an attachment gets one addr
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, pairwise
 
 from msgspec import Struct
@@ -42,6 +43,7 @@ class Range(Struct, frozen=True):
 RangeSet = tuple[Range, ...]
 
 
+@lru_cache(maxsize=4096)  # an address is read several times in its life, and ipaddress takes its time
 def read_address(text: str) -> Address:
     """Parse an address as Go does: no zone, and an IPv4 address in IPv6 form is an IPv4 address. Raises ValueError."""
     parsed = ipaddress.ip_address(text)

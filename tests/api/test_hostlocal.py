@@ -234,6 +234,15 @@ def test_an_add_and_its_del_are_written_down_before_they_are_told(path: Path) ->
     assert assigned.labels == {"namespace": "default", "pod": "web"}
 
 
+def test_a_second_del_asks_nobody(path: Path) -> None:
+    """Runtimes delete more than once: with ranges nothing is looked up in the store, as it is with pools."""
+    for body, looked_up in ((network(**SUBNET), 0), (network(plugin="ipamd"), 2)):
+        path.ask(call(network(**SUBNET)))
+        path.ask(call(body, CNI_COMMAND="DEL"))
+        path.ask(call(body, CNI_COMMAND="DEL"))
+        assert len(path.ledger.strays) == looked_up
+
+
 def test_an_add_that_cannot_be_written_down_leaves_nothing(path: Path) -> None:
     """A full disk refuses the ADD with code 5; a DEL succeeds all the same."""
     path.full = True

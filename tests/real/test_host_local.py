@@ -33,6 +33,7 @@ def test_a_daemon_that_never_saw_its_store(tmp_path: Path, durability: str) -> N
             daemon.start(ready=False)
         assert daemon.plugin("ADD", "g", CONFIG).json["code"] == 106
         assert not daemon.get("/v1/status")["store"]["synced"]
+        assert daemon.metric("ipamd_range_addresses") == 10
         held = [view["address"] for view in _allocations(daemon) if view["container"] == "f"]
         assert daemon.add("f", CONFIG, name="host-local") == held, "a repeated ADD has the same answer"
 
