@@ -15,6 +15,8 @@ CLUSTER_INFORMATION = RESOURCES + "clusterinformations/default"
 IPAM = "/calico/ipam/v2/"
 CONFIG = IPAM + "config"
 HANDLES = IPAM + "handle/"
+PRESSURE = "/ipamd/pressure/"
+"""Ours, not Calico's: one key for each pool that a node found exhausted while a pod waited."""
 
 
 class Kind(Enum):
@@ -28,6 +30,7 @@ class Kind(Enum):
     BLOCK = "block"
     AFFINITY = "affinity"
     HANDLE = "handle"
+    PRESSURE = "pressure"
     OTHER = "other"
 
 
@@ -41,6 +44,7 @@ _PREFIXES = (
     (NODES, Kind.NODE),
     (CONFIG, Kind.CONFIG),
     (CLUSTER_INFORMATION, Kind.CLUSTER_INFORMATION),
+    (PRESSURE, Kind.PRESSURE),
 )
 
 
@@ -85,6 +89,11 @@ def affinity_key(node: str, cidr: Cidr) -> str:
 def handle_key(handle: str) -> str:
     """The key of a handle."""
     return HANDLES + handle
+
+
+def pressure_key(pool: str) -> str:
+    """The key that says that a pool is pressed."""
+    return PRESSURE + pool
 
 
 def cidr_of(key: str) -> Cidr:

@@ -294,7 +294,7 @@ class Ledger:
     def _has_free(self, pool: str) -> bool:
         """Whether this node's blocks of a pool have addresses that it did not reserve yet."""
         return any(
-            block.owned and block.unreserved_bits & ~self.settings.reserved_in(block.net)
+            block.owned and (block.unreserved_bits | block.cooled) & ~self.settings.reserved_in(block.net)
             for block in self._by_pool.get(pool, ())
         )
 
@@ -378,15 +378,12 @@ class Ledger:
         kind, before = keys.kind_of(fact.key), self.settings.records.get(fact.key)
         if kind in _LIMITING and fact.value != before:
             for reserve in self.reserves.values():
-                reserve.refusal = None  # what was refused by the old rules is to be looked at again
+                reserve.reopen()  # what was refused by the old rules is to be looked at again
         try:
             if kind is keys.Kind.BLOCK:
                 self._apply_block(fact)
             elif self.settings.apply(fact.key, fact.value):
                 self._sort_blocks()
-            elif kind is keys.Kind.CONFIG:
-                for reserve in self.reserves.values():
-                    reserve.reopen()
             elif kind is keys.Kind.RESERVATION:
                 for block in self.blocks.values():
                     self._withdraw_reserved(block)

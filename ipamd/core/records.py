@@ -149,10 +149,9 @@ class BlockRecord:
     def claimed_at(self) -> int | None:
         """When its owner claimed it (Unix time, ns); None if that is not said, or cannot be understood."""
         try:
-            at = msgspec.json.decode(self._fields.get(_CLAIM_TIME, b"null"), type=datetime | None)
+            return parse_rfc3339(msgspec.json.decode(self._fields.get(_CLAIM_TIME, b'""'), type=str))
         except MALFORMED:
             return None
-        return None if at is None else int(at.timestamp()) * 1_000_000_000
 
     @property
     def deleted(self) -> bool:
@@ -404,6 +403,23 @@ def node_labels(value: bytes) -> dict[str, str]:
         return msgspec.json.decode(value, type=_Node).metadata.labels or {}
     except MALFORMED as error:
         raise RecordError(f"not a Node: {error}") from error
+
+
+class _Pressure(Struct):
+    time: str
+
+
+def pressure_record(node: str, at: int) -> bytes:
+    """Says that ``node`` found a pool exhausted at ``at`` (Unix time, ns) while a pod waited: our own record."""
+    return go_json({"node": node, "time": rfc3339(at)})
+
+
+def pressure_at(value: bytes) -> int | None:
+    """When a node found a pool exhausted, by its own clock (Unix time, ns); None if that is not said in this form."""
+    try:
+        return parse_rfc3339(msgspec.json.decode(value, type=_Pressure).time)
+    except MALFORMED:
+        return None
 
 
 class _ReservationSpec(Struct):

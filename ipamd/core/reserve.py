@@ -113,6 +113,10 @@ class Reserve:
         """A node says that it found the pool exhausted while a pod waited."""
         self.pressed_until = now + PRESSURE
 
+    def relieve(self) -> None:
+        """The node that said so takes it back."""
+        self.pressed_until = 0
+
     def reopen(self) -> None:
         """Forget why there was nothing to be had: a block was claimed, or the rules changed."""
         self.closed = self.refusal = None

@@ -15,7 +15,7 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
 from ipamd.store.base import Change, Record
-from ipamd.store.batch import Known, reserve_attribute
+from ipamd.store.batch import SECOND, Known, reserve_attribute
 from ipamd.store.claim import claim
 
 ADDRESSES = 2048
@@ -57,7 +57,7 @@ class Hunt:
 
     def learn(self, listed: Iterable[str], now: int) -> None:
         """These are the keys of the blocks there are, at ``now``; new ones come first, in the node's own order."""
-        found = {key for key in listed if _is_of(self._pool, key)}
+        found = set(listed)
         fresh = sorted(
             found - self._seen.keys(), key=lambda key: hashlib.blake2b(f"{self._node} {key}".encode()).digest()
         )
@@ -91,16 +91,19 @@ class Hunt:
         return patient and (not self._line or self._seen[self._line[0]] >= self.baffled)
 
 
-def _is_of(pool: Pool, key: str) -> bool:
+def is_of(pool: Pool, key: str) -> bool:
+    """Whether a key is that of a block which the pool cuts."""
     try:
         return pool.cuts(keys.cidr_of(key))
     except ValueError:  # no block's key
         return False
 
 
-def free_in(ledger: Ledger, image: BlockRecord) -> list[int]:
+def free_in(ledger: Ledger, image: BlockRecord, now: Now) -> list[int]:
     """The ordinals of another node's block that this node could have, the one that has been free the longest first."""
     block = Block(str(image.cidr), ledger.node, ledger.reserve_handle)
+    block.merge(image, b"", 0)
+    block.note_cooled(now, ledger.settings.config.cooldown * SECOND)
     return supply.reservable(ledger, block, image, waiting=True)
 
 
@@ -114,12 +117,19 @@ def reclaimable(image: BlockRecord, now: Now) -> bool:
     return old and image.affinity.startswith(keys.host_affinity(""))
 
 
-def borrow(ledger: Ledger, known: Known, found: Record, ordinals: Iterable[int], now: Now) -> Sequence[Change]:
+def borrow(ledger: Ledger, known: Known, found: Record, ordinals: Sequence[int], now: Now) -> Sequence[Change]:
     """The change set that reserves free ordinals of a block, whoever's it is, for this node.
 
-    ``found`` is the block as it was read. Raises RecordError if it cannot be understood.
+    ``found`` is the block as it was read. Raises RecordError if it cannot be understood, ValueError if somebody has one
+    of the ordinals; whether one that is cooling has done so for long enough is the caller's to know (``free_in``).
     """
     image = BlockRecord(found.value)
+    for ordinal in ordinals:
+        owner = image.owner(ordinal)
+        if owner is not None and not owner.released_at:
+            raise ValueError(f"cannot reserve ordinal {ordinal} of {image.cidr}: {owner.handle or 'somebody'} has it")
+        if owner is not None:
+            image.free(ordinal)
     image.take(set(ordinals), reserve_attribute(ledger, image, now.unix))
     handle_key = keys.handle_key(ledger.reserve_handle)
     handle = known.handle(ledger.reserve_handle)

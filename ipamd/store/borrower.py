@@ -13,11 +13,11 @@ from ipamd.core.errors import Code
 from ipamd.core.facts import Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import BlockRecord, RecordError
-from ipamd.core.reserve import RETRY_AFTER
+from ipamd.core.records import BlockRecord, RecordError, pressure_record
+from ipamd.core.reserve import PRESSURE, RETRY_AFTER
 from ipamd.store import batch
-from ipamd.store.base import ChangeSet, Outcome, Record, Store
-from ipamd.store.borrow import ROUND, Hunt, affinity_key_of, borrow, free_in, reclaimable, take_over
+from ipamd.store.base import Change, ChangeSet, Outcome, Record, Store, StoreRefusedError
+from ipamd.store.borrow import ROUND, Hunt, affinity_key_of, borrow, free_in, is_of, reclaimable, take_over
 from ipamd.store.claim import keys_among
 
 ATTEMPTS = 5
@@ -41,10 +41,12 @@ class Borrower:
         send: Callable[[ChangeSet], Awaitable[Outcome]],
         record: Callable[[Sequence[Fact]], None],
         now: Callable[[], Now],
+        report: Callable[[str, dict[str, str]], None],
     ) -> None:
         self._ledger, self._known, self._store = ledger, known, store
-        self._send, self._record, self._now = send, record, now
+        self._send, self._record, self._now, self._report = send, record, now, report
         self._hunts: dict[Pool, Hunt] = {}
+        self._pressed: set[str] = set()
 
     async def hunt(self, pool: Pool) -> float | None:
         """Look at the next few blocks of a pool for what its waiting ADDs need.
@@ -55,13 +57,15 @@ class Borrower:
         hunt = self._hunts.setdefault(pool, Hunt(self._ledger.node, pool))
         if not hunt.began:
             if hunt.listed is None or now - hunt.listed >= RETRY_AFTER:
-                hunt.learn(await self._list(pool), now)
+                own = {keys.block_key(block.net) for block in self._ledger.blocks_of(pool.name) if block.owned}
+                hunt.learn(await self.blocks_of(pool) - own, now)
             hunt.begin(now)
         if hunt.over(now):
             hunt.end()
             return None
         chunk = hunt.due(now)
         if not chunk:
+            await self._press(pool)
             return ROUND / 1e9
         snapshot = await self._store.read(chunk)
         for index, found in enumerate(snapshot.records):
@@ -78,6 +82,44 @@ class Borrower:
         for pool, hunt in self._hunts.items():
             if hunt.began and not supply.wants_block(self._ledger, pool, now):
                 hunt.end()
+
+    async def blocks_of(self, pool: Pool) -> set[str]:
+        """The keys of all blocks of a pool: keys only, a window at a time."""
+        found: set[str] = set()
+        window = keys_among(pool)
+        while True:
+            _revision, page = await self._store.list_keys(window)
+            found.update(key for key in page if is_of(pool, key))
+            if len(page) < window.limit:
+                return found
+            window = keys_among(pool, page[-1])
+
+    # --- pressure ---------------------------------------------------------------------------------------------
+
+    async def _press(self, pool: Pool) -> None:
+        """Ask all daemons to give their reserve of a pool back, unless somebody just did."""
+        now, key = self._now(), keys.pressure_key(pool.name)
+        reserve = self._ledger.reserve(pool.name, now.boot)
+        if reserve.pressed_until - now.boot > PRESSURE // 2:
+            return
+        reserve.press(now.boot)
+        value = pressure_record(self._ledger.node, now.unix)
+        try:
+            if await self._put(key, value) or await self._put(key, value):  # a second time if one from before is there
+                self._pressed.add(pool.name)
+        except StoreRefusedError as error:  # the others may give what they have all the same
+            self._report("cannot ask other nodes for addresses", {"pool": pool.name, "error": str(error)})
+
+    async def relieve(self) -> None:
+        """Take back what this node said of pools that are no longer pressed."""
+        for pool in sorted(self._pressed):
+            reserve = self._ledger.reserves.get(pool)
+            if reserve is None or not reserve.pressed_until:
+                self._pressed.remove(pool)
+                await self._put(keys.pressure_key(pool), None)  # or another node has said so since: it is its own now
+
+    async def _put(self, key: str, value: bytes | None) -> bool:
+        return await self._commit((Change(key, value, self._known.revision(key)),)) is None
 
     async def reserve_in(self, cidr: Cidr, choose: Choice) -> Sequence[int]:
         """Read a block of another node, or of none, and reserve in it for this node what ``choose`` says.
@@ -96,7 +138,7 @@ class Borrower:
 
         def choose(image: BlockRecord) -> Sequence[int]:
             nonlocal more
-            free = free_in(self._ledger, image)
+            free = free_in(self._ledger, image, self._now())
             wanted = supply.to_borrow(self._ledger, pool, self._now().boot)
             more = len(free) > wanted
             return free[:wanted]
@@ -144,18 +186,6 @@ class Borrower:
         self._known.wrote(changes, outcome.revision)
         self._record(batch.committed(changes, outcome.revision))
         return None
-
-    async def _list(self, pool: Pool) -> Sequence[str]:
-        """The keys of a pool's blocks that are not this node's own."""
-        own = {keys.block_key(block.net) for block in self._ledger.blocks.values() if block.owned}
-        found: list[str] = []
-        window = keys_among(pool)
-        while True:
-            _revision, page = await self._store.list_keys(window)
-            found += page
-            if len(page) < window.limit:
-                return [key for key in found if key not in own]
-            window = keys_among(pool, page[-1])
 
 
 def _understood(found: Record | None) -> BlockRecord | None:

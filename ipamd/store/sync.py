@@ -1,7 +1,8 @@
 """The one task that reads the store: a full look at what concerns this node, then a watch of exactly that.
 
-What concerns one node: pools, reservations, configuration, ClusterInformation, its own Node, its own affinities and
-its own blocks, key by key. Never all blocks: the watch traffic of a node must not grow with the cluster.
+What concerns one node: pools, reservations, configuration, ClusterInformation, which pools are pressed, its own Node,
+its own affinities and the blocks it has a part in, key by key. Never all blocks: the watch traffic of a node must not
+grow with the cluster.
 
 Leftovers of Calico's three-step claim are repaired here: an affinity without a block, of another node's block, or
 never confirmed. May import trio, core and store.
@@ -17,7 +18,8 @@ from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
-from ipamd.core.records import BlockRecord, RecordError, affinity_record, affinity_state, new_block
+from ipamd.core.records import BlockRecord, RecordError, affinity_record, affinity_state, new_block, pressure_at
+from ipamd.core.reserve import PRESSURE
 from ipamd.store.base import (
     Change,
     CompactedError,
@@ -34,6 +36,9 @@ BACK_OFF = (0.1, 0.5)
 """First and longest wait after a failure (s)."""
 
 PREFIXES = (keys.POOLS, keys.RESERVATIONS)
+
+OLD_PRESSURE = 10 * PRESSURE
+"""How old a pressure may be, by the clocks of two nodes (ns): one that nobody takes back any more is not heeded."""
 
 
 _UNREADABLE = "unreadable"
@@ -62,6 +67,7 @@ class Sync:
         self._ledger, self._store, self._record, self._now, self._report = ledger, store, record, now, report
         self._watch: Watch | None = None
         self._followed: set[str] = set()
+        self._pressures: dict[str, int] = {}
         self._affinities = keys.affinities_prefix(ledger.node)
         self._single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + ledger.node)
         self.first = trio.Event()
@@ -92,11 +98,14 @@ class Sync:
     async def look(self) -> int:
         """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
-        snapshot = await self._store.read(self._single, (*PREFIXES, self._affinities))
+        snapshot = await self._store.read(self._single, (*PREFIXES, keys.PRESSURE, self._affinities))
         if snapshot.revision < before:
             self._report("the store is older than what this node knew; believing the store", {})
             self._ledger.forget_revisions()
+            self._pressures.clear()
         affinities = [record for record in snapshot.records if self._is_affinity(record.key)]
+        for record in snapshot.records:
+            self._heed(record.key, record.value, record.revision)
         self._take_in_settings(snapshot)
         await self._look_at_blocks(affinities)
         self.looks += 1
@@ -108,7 +117,7 @@ class Sync:
         self._take_in_settings(await self._store.read(self._single, PREFIXES))
 
     def _take_in_settings(self, snapshot: Snapshot) -> None:
-        settings = {record.key: record for record in snapshot.records if not self._is_affinity(record.key)}
+        settings = {record.key: record for record in snapshot.records if self._is_fact(record.key)}
         gone = [key for key in {*self._single, *self._ledger.settings.records} if key not in settings]
         self._record(
             [Committed(key, snapshot.revision, None) for key in gone]
@@ -134,6 +143,22 @@ class Sync:
 
     def _is_affinity(self, key: str) -> bool:
         return key.startswith(self._affinities)
+
+    def _is_fact(self, key: str) -> bool:
+        return not self._is_affinity(key) and not key.startswith(keys.PRESSURE)
+
+    def _heed(self, key: str, value: bytes | None, revision: int) -> None:
+        """A pool is pressed, or no more: nothing that this node must remember longer than it lasts."""
+        if not key.startswith(keys.PRESSURE) or revision <= self._pressures.get(key, 0):
+            return
+        self._pressures[key] = revision
+        reserve, now = self._ledger.reserves.get(keys.name_of(key)), self._now()
+        if reserve is None:
+            return
+        if value is None:
+            reserve.relieve()
+        elif (at := pressure_at(value)) is not None and now.unix - at <= OLD_PRESSURE:
+            reserve.press(now.boot)
 
     def _claim(self, record: Record) -> _Claim | None:
         """Read one of this node's affinities; None, and a word about it, if it cannot be understood."""
@@ -178,7 +203,7 @@ class Sync:
             try:
                 for key in self._single:
                     watch.add(key, revision)
-                for prefix in (*PREFIXES, self._affinities):
+                for prefix in (*PREFIXES, keys.PRESSURE, self._affinities):
                     watch.add(prefix, revision, prefix=True)
                 self.follow(revision)
                 async for events in watch:
@@ -199,9 +224,10 @@ class Sync:
 
     async def _take_in(self, events: Sequence[Event]) -> None:
         self.events += len(events)
-        facts = [Committed(e.key, e.revision, e.value) for e in events if not self._is_affinity(e.key)]
-        if facts:
-            self._record(facts)
+        for event in events:
+            self._heed(event.key, event.value, event.revision)
+        # Without a fact too: what was heeded is the writer's to act on.
+        self._record([Committed(e.key, e.revision, e.value) for e in events if self._is_fact(e.key)])
         # A new affinity of this node that we did not write: Calico's plugin on this host claimed a block.
         affinities = [
             Record(event.key, event.value, event.revision)

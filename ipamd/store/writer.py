@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ipamd.core import keys, supply
 from ipamd.core.address import Cidr, parse_cidr
@@ -83,7 +84,7 @@ class Writer:
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
         self._pause = TICK
-        self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now)
+        self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
         self.progress = Progress()
         self.committed = trio.Event()
         """Set, and replaced by a new one, whenever the outcome of a transaction became known."""
@@ -136,13 +137,13 @@ class Writer:
             self._woken.set()
             return draft.full or self._waiting() or bool(self._ledger.wanted)
         self.progress.flushed_until = now.boot
-        if await self._claim_wanted():
+        if self._ledger.settings.locked:
+            return False
+        if await self._claim_wanted() or await self._supply_pools(now.boot):
             return True
-        for pool in self._ledger.pools_in_use():
-            if supply.wants_block(self._ledger, pool, now.boot) and await self._supply(pool, now.boot):
-                return True
+        await self.borrower.relieve()
         idle = supply.idle_block(self._ledger, now.boot)
-        if idle is not None and not self._ledger.settings.locked:
+        if idle is not None:
             await self._commit(batch.retire(self._ledger, self._known, idle))
             return True
         return False
@@ -289,6 +290,15 @@ class Writer:
 
     # --- claims -----------------------------------------------------------------------------------------------
 
+    async def _supply_pools(self, now: int) -> bool:
+        """Get the pools what they lack; whether to go on at once."""
+        for pool in self._ledger.pools_in_use():
+            if not supply.wants_block(self._ledger, pool, now):
+                await self._reconsider(pool, now)
+            elif await self._supply(pool, now):
+                return True
+        return False
+
     async def _supply(self, pool: Pool, now: int) -> bool:
         """Get a pool what its blocks cannot give: a block, or addresses of others'; whether to go on at once."""
         reserve = self._ledger.reserve(pool.name, now)
@@ -319,6 +329,17 @@ class Writer:
         if owned >= config.block_limit:
             return f"this node has {owned} blocks, the limit (maxBlocksPerHost)", "raise it or use larger blocks"
         return None
+
+    async def _reconsider(self, pool: Pool, now: int) -> None:
+        """See now and then whether a tight pool has a free block again: then the reserve may be large again."""
+        reserve = self._ledger.reserve(pool.name, now)
+        if not reserve.tight or reserve.closed is None or now - reserve.closed.at < RECONSIDER_AFTER:
+            return
+        if len(await self.borrower.blocks_of(pool)) < pool.blocks:
+            reserve.reopen()
+            self.wake()
+        else:
+            reserve.closed = replace(reserve.closed, at=now)
 
     def _close(self, pool: Pool, code: Code, why: str, remedy: str) -> None:
         """No block of a pool can be claimed: addresses of other nodes' blocks may do, unless that is forbidden."""

@@ -1,21 +1,34 @@
 """Borrowing: addresses of other nodes' blocks, for the ADDs of a pool that has no block left."""
 
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
+from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Place
+from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import BlockRecord, affinity_record, attribute, new_block
-from ipamd.core.reserve import TIGHT
+from ipamd.core.records import (
+    BlockRecord,
+    affinity_record,
+    attribute,
+    cooling_attribute,
+    new_block,
+    pressure_record,
+)
+from ipamd.core.reserve import PRESSURE, TIGHT, ReservePolicy
 from ipamd.core.supply import IDLE_LOAN
-from ipamd.store.base import ChangeSet, KeyRange, Outcome
-from ipamd.store.borrow import PATIENCE, ROUND, Hunt
+from ipamd.store.base import ChangeSet, KeyRange, Outcome, Record, StoreRefusedError
+from ipamd.store.batch import Known
+from ipamd.store.borrow import PATIENCE, ROUND, Hunt, borrow
 from tests.memory_store import MemoryStore
 from tests.nodes import EPOCH, Node, add_request, pool_record
 from tests.store.truth import at_rest, held, view
@@ -239,6 +252,35 @@ async def test_the_reserve_of_another_node_is_never_taken(autojump_clock: MockCl
         assert store.records[block_key("10.0.0.0/28")] == before[block_key("10.0.0.0/28")]
 
 
+async def test_an_address_that_cools_is_not_borrowed_before_its_time(autojump_clock: MockClock) -> None:
+    """What a pod of another node gave up is nobody's for as long as ipCooldownSeconds says, then it is lent."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/30", blockSize=30))
+    store.put(keys.CONFIG, b'{"auto_allocate_blocks":true,"ipCooldownSeconds":60}')
+    put_block(store, "10.0.0.0/30", "host:other", *range(4))
+    record = BlockRecord(store.records[block_key("10.0.0.0/30")].value)
+    record.cool(2, cooling_attribute(EPOCH))
+    store.put(block_key("10.0.0.0/30"), record.encode())
+    store.put(keys.handle_key(OTHER), b'{"block":{"10.0.0.0/30":3},"deleted":false}')
+    async with Node("n1", store).running() as node:
+        await trio.sleep(50)
+        with pytest.raises(RefusedError):
+            await node.add(add_request("a"))
+        await trio.sleep(11)
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.0/30", 2),)
+        await node.flushed()
+        at_rest(store, [node], strangers=[OTHER])
+
+
+def test_an_ordinal_that_somebody_has_is_never_reserved() -> None:
+    """Whatever the caller chose: the change set that would take somebody's address cannot be built."""
+    record = new_block(parse_cidr("10.0.0.0/30"), "host:other", EPOCH)
+    record.take({1}, attribute(OTHER, {}))
+    found = Record(block_key("10.0.0.0/30"), record.encode(), 5)
+    with pytest.raises(ValueError, match=r"cannot reserve ordinal 1 of 10\.0\.0\.0/30: k8s-pod-network\.other has it"):
+        borrow(Ledger("n1", ReservePolicy()), Known(), found, [0, 1], Now(EPOCH, 1))
+
+
 async def test_a_block_that_cannot_be_understood_is_passed_over(autojump_clock: MockClock) -> None:
     """A broken record, and one that calls itself otherwise, lend nothing and keep nobody from the next."""
     store = MemoryStore(delay=0.001)
@@ -313,16 +355,21 @@ async def test_strict_affinity_that_is_set_sends_borrowed_reserve_back(
 
 
 async def test_the_refusal_stands_for_a_second(autojump_clock: MockClock, store: MemoryStore) -> None:
-    """ADDs that come within a second of a refusal are refused from memory; then the node looks again."""
+    """ADDs that come within a second of a refusal are refused by one look at the settings; then the node hunts again."""
     put_block(store, "10.0.0.0/28", "host:other", *range(16))
     async with Node("n1", store).running() as node:
         with pytest.raises(RefusedError):
             await node.add(add_request("a"))
         calls = dict(store.calls)
-        for number in range(50):
+
+        async def one(name: str) -> None:
             with pytest.raises(RefusedError):
-                await node.add(add_request(f"c{number}"))
-        assert store.calls == calls
+                await node.add(add_request(name))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(one, f"c{number}")
+        assert store.calls == {**calls, "read": calls["read"] + 1}, "one look that confirms all of them"
         put_block(store, "10.0.0.0/28", "host:other", *range(15))
         await trio.sleep(1)
         assert (await node.add(add_request("next"))).places == (Place("10.0.0.0/28", 15),)
@@ -602,3 +649,293 @@ async def test_one_given_ordinal_of_a_foreign_block_can_be_reserved(
     assert not await node.writer.borrower.reserve_in(parse_cidr("10.0.0.0/28"), first)
     assert not await node.writer.borrower.reserve_in(parse_cidr("10.0.1.0/28"), first)
     at_rest(store, [node], strangers=[OTHER])
+
+
+# --- pressure -------------------------------------------------------------------------------------------------
+
+
+def pool_of(cidr: str, size: int) -> MemoryStore:
+    """A store with one pool p."""
+    made = MemoryStore(delay=0.001)
+    made.put(*pool_record("p", cidr, blockSize=size))
+    made.put(keys.CONFIG, b'{"strict_affinity":false,"auto_allocate_blocks":true,"maxBlocksPerHost":64}')
+    return made
+
+
+async def fill(node: Node, name: str, count: int) -> None:
+    """So many pods on a node, one after the other."""
+    for number in range(count):
+        await node.add(add_request(f"{name}{number}"))
+
+
+async def test_the_others_give_their_reserve_back_to_a_pod_that_waits(autojump_clock: MockClock) -> None:
+    """All free addresses are one node's reserve: it gives them back when another's pod needs one, within a second."""
+    store = pool_of("10.0.0.0/27", 27)
+    async with Node("n1", store).running() as rich:
+        await trio.sleep(1)
+        await fill(rich, "r", 2)
+        assert rich.ledger.available("p") == 14
+        async with Node("n2", store).running() as poor:
+            await trio.sleep(1)
+            began = trio.current_time()
+            await fill(poor, "p", 30)
+            assert trio.current_time() - began < 1
+            assert len(held([rich, poor])) == 32
+            await rich.flushed()
+            await poor.flushed()
+            at_rest(store, [rich, poor])
+
+
+async def test_pressure_is_one_small_record_of_the_pool(autojump_clock: MockClock) -> None:
+    """Its key names the pool; it says who asks and when, and goes when nobody needs it any more."""
+    store = pool_of("10.0.0.0/30", 30)
+    put_block(store, "10.0.0.0/30", "host:other", *range(4))
+    key = "/ipamd/pressure/p"
+    async with Node("n1", store).running() as node:
+        with pytest.raises(RefusedError):
+            await node.add(add_request("a"))
+        assert json.loads(store.records[key].value) == {"node": "n1", "time": "2026-11-20T23:47:40Z"}
+        writes = sum(event.key == key for event in store.history)
+        assert writes == 1
+        await trio.sleep(PRESSURE / 1e9 + 6)
+        assert key not in store.records
+        assert sum(event.key == key for event in store.history) == 2
+
+
+async def test_pressure_is_renewed_while_pods_wait_and_not_for_each(autojump_clock: MockClock) -> None:
+    """A pod that is tried again every two seconds for three minutes: a write for each half of a pressure's life."""
+    store = pool_of("10.0.0.0/30", 30)
+    put_block(store, "10.0.0.0/30", "host:other", *range(4))
+    async with Node("n1", store).running() as node:
+        for _ in range(90):
+            with pytest.raises(RefusedError):
+                await node.add(add_request("a"))
+            await trio.sleep(2)
+            assert node.ledger.reserve("p", 0).pressed_until
+        spent = trio.current_time()
+        writes = sum(event.key == keys.pressure_key("p") for event in store.history)
+        assert writes <= spent / (PRESSURE / 2e9) + 1
+
+
+async def test_under_pressure_a_node_keeps_no_reserve_and_gets_it_back_afterwards(autojump_clock: MockClock) -> None:
+    """Freed addresses stay free while the pool is pressed, also those of the node's own pods."""
+    store = pool_of("10.0.0.0/26", 26)
+    async with Node("n1", store).running() as node:
+        await fill(node, "a", 10)
+        store.put(keys.pressure_key("p"), pressure_record("n2", EPOCH))
+        await trio.sleep(0.5)
+        assert node.ledger.available("p") == 0
+        for number in range(5):
+            node.delete(f"a{number}")
+        await node.flushed()
+        assert node.ledger.available("p") == 0
+        await trio.sleep(PRESSURE / 1e9 - 1)
+        assert node.ledger.available("p") == 0
+        await trio.sleep(10)
+        assert node.ledger.available("p") >= 16
+
+
+async def test_pressure_that_is_taken_back_is_over_at_once(autojump_clock: MockClock) -> None:
+    """The reserve is filled again when the record goes."""
+    store = pool_of("10.0.0.0/26", 26)
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        store.put(keys.pressure_key("p"), pressure_record("n2", EPOCH))
+        await trio.sleep(0.5)
+        store.put(keys.pressure_key("p"), None)
+        await trio.sleep(0.5)
+        assert node.ledger.available("p") == 16
+
+
+@pytest.mark.parametrize("skew", [-120, 0, 120])
+async def test_how_long_pressure_lasts_does_not_depend_on_the_others_clock(
+    autojump_clock: MockClock, skew: int
+) -> None:
+    """It counts from when this node heard of it, by this node's clock; only what is minutes old is not heeded."""
+    store = pool_of("10.0.0.0/26", 26)
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        store.put(keys.pressure_key("p"), pressure_record("n2", EPOCH + skew * 1_000_000_000))
+        await trio.sleep(PRESSURE / 1e9 - 1)
+        assert node.ledger.available("p") == 0
+        await trio.sleep(10)
+        assert node.ledger.available("p") == 16
+
+
+@pytest.mark.parametrize("value", [pressure_record("dead", EPOCH - 3600 * 1_000_000_000), b"nonsense", b"{}"])
+async def test_a_pressure_that_nobody_takes_back_any_more_is_not_heeded(
+    autojump_clock: MockClock, value: bytes
+) -> None:
+    """Left by a node that is gone, or not understood: it costs nobody its reserve."""
+    store = pool_of("10.0.0.0/26", 26)
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        store.put(keys.pressure_key("p"), value)
+        await trio.sleep(1)
+        assert node.ledger.available("p") == 16
+
+
+async def test_a_store_that_refuses_the_pressure_record_hinders_nobody(autojump_clock: MockClock) -> None:
+    """Credentials for Calico's keys only: it is said in the log, once a hunt, and the hunt goes on."""
+    store = pool_of("10.0.0.0/30", 30)
+    put_block(store, "10.0.0.0/30", "host:other", *range(4))
+    commit = store.commit
+
+    async def forbidding(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        if any(change.key.startswith("/ipamd/") for changes in alternatives for change in changes):
+            raise StoreRefusedError("permission denied")
+        return await commit(*alternatives, window=window)
+
+    store.commit = forbidding  # type: ignore[method-assign] # the fault to inject
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
+        nursery.start_soon(node.add, add_request("a"))
+        await trio.sleep(0.2)
+        put_block(store, "10.0.0.0/30", "host:other", 0, 1, 3)
+        await trio.sleep(0.2)
+        assert [assigned.places[0].ordinal for assigned in node.ledger.holdings.values()] == [2]
+        assert node.reports == ["cannot ask other nodes for addresses"]
+
+
+async def test_a_tight_pool_keeps_a_small_reserve(autojump_clock: MockClock) -> None:
+    """A node that found no free block withholds two addresses at most, also without any pressure."""
+    store = pool_of("10.0.0.0/27", 28)
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node:
+        await trio.sleep(5)
+        assert node.ledger.available("p") == TIGHT
+        assert len(view(store).blocks()["10.0.0.16/28"].unallocated) == 16 - TIGHT
+        assert not any(key.startswith("/ipamd/") for key in store.records)
+
+
+async def test_a_tight_pool_with_a_free_block_again_is_no_more_tight(autojump_clock: MockClock) -> None:
+    """A block that others gave back is noticed within a minute or so, and the reserve grows to its size."""
+    store = pool_of("10.0.0.0/27", 28)
+    put_block(store, "10.0.0.0/28", "host:other")
+    async with Node("n1", store).running() as node:
+        await trio.sleep(5)
+        assert node.ledger.available("p") == TIGHT
+        store.put(block_key("10.0.0.0/28"), None)
+        store.put(keys.affinity_key("other", parse_cidr("10.0.0.0/28")), None)
+        await trio.sleep(70)
+        assert node.ledger.available("p") == 16
+
+
+async def test_strict_affinity_knows_no_tightness_and_no_pressure(autojump_clock: MockClock) -> None:
+    """Where nobody may borrow, nothing is given back for others, and nobody is asked."""
+    store = pool_of("10.0.0.0/27", 28)
+    store.put(keys.CONFIG, b'{"strict_affinity":true,"auto_allocate_blocks":true}')
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node:
+        await trio.sleep(5)
+        assert node.ledger.available("p") == 14
+        store.put(keys.pressure_key("p"), pressure_record("n2", EPOCH))
+        await trio.sleep(1)
+        assert node.ledger.available("p") == 14
+        for number in range(16):
+            await node.add(add_request(f"c{number}"))
+        with pytest.raises(RefusedError):
+            await node.add(add_request("next"))
+
+
+async def test_what_was_promised_is_not_given_back(autojump_clock: MockClock) -> None:
+    """Pods whose addresses the store does not have yet keep them when their node is asked for its reserve."""
+    store = pool_of("10.0.0.0/26", 26)
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        places = {(await node.add(add_request(f"a{number}"))).places[0] for number in range(5)}
+        store.put(keys.pressure_key("p"), pressure_record("n2", EPOCH))
+        await trio.sleep(0.5)
+        assert {place for place, (_h, n, _k) in view(store).allocations().items() if n == "n1"} == places
+
+
+# --- to the last address --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [26, 28, 30, 32])
+async def test_a_pool_can_be_filled_to_its_last_address_from_any_mixture_of_nodes(
+    autojump_clock: MockClock, size: int
+) -> None:
+    """Three nodes, 64 addresses, whatever the size of the blocks: 64 pods in turn, each within a second, then none."""
+    store = pool_of("10.0.0.0/26", size)
+    nodes = [Node(f"n{number}", store) for number in range(3)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        await trio.sleep(2)
+        for number in range(64):
+            with trio.fail_after(1):
+                await nodes[number % 3].add(add_request(f"c{number}"))
+        assert len(held(nodes)) == 64
+        for node in nodes:
+            with trio.fail_after(1), pytest.raises(RefusedError):
+                await node.add(add_request("more"))
+            await node.flushed()
+        at_rest(store, nodes)
+
+
+@pytest.mark.parametrize("size", [26, 28, 30, 32])
+async def test_one_node_can_have_all_of_a_pool(autojump_clock: MockClock, size: int) -> None:
+    """The others have their blocks and their reserve, and no pod: all 64 addresses go to the one that has pods."""
+    store = pool_of("10.0.0.0/26", size)
+    nodes = [Node(f"n{number}", store) for number in range(3)]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        await trio.sleep(2)
+        async with trio.open_nursery() as nursery:
+            for number in range(64):
+                nursery.start_soon(nodes[1].add, add_request(f"c{number}"))
+        assert len(held(nodes)) == 64
+        await nodes[1].flushed()
+        at_rest(store, nodes)
+
+
+HISTORIES = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "del"]), st.integers(0, 2), st.sampled_from([0.0, 0.001, 0.03, 0.2, 5.0])),
+    min_size=40,
+    max_size=160,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(HISTORIES, st.sampled_from([26, 28, 30, 32]))
+def test_whatever_pods_come_and_go_each_gets_an_address_while_there_is_one(
+    history: list[tuple[str, int, float]], size: int
+) -> None:
+    """ADDs and DELs on three nodes at once, 64 pods at most: every ADD is answered, no address twice, nothing leaks."""
+
+    async def run() -> None:
+        store = pool_of("10.0.0.0/26", size)
+        nodes = [Node(f"n{number}", store) for number in range(3)]
+        live: list[tuple[Node, str]] = []
+        asked = 0
+        async with AsyncExitStack() as stack:
+            for node in nodes:
+                await stack.enter_async_context(node.running())
+            async with trio.open_nursery() as nursery:
+
+                async def add(node: Node, name: str) -> None:
+                    with trio.fail_after(5):
+                        await node.add(add_request(name))
+                    held(nodes)
+                    live.append((node, name))
+
+                for number, (verb, which, pause) in enumerate(history * 2):
+                    if verb == "add" and asked < 64:
+                        asked += 1
+                        nursery.start_soon(add, nodes[which], f"c{number}")
+                    elif verb == "del" and live:
+                        node, name = live.pop(which * (len(live) - 1) // 2)
+                        node.delete(name)
+                        asked -= 1
+                    await trio.sleep(pause)
+            for node, name in live:
+                node.delete(name)
+            await trio.sleep(1)
+            for node in nodes:
+                await node.flushed()
+            at_rest(store, nodes)
+            pods = [handle for handle, _n, _k in view(store).allocations().values() if not handle.startswith("ipamd-")]
+            assert pods == []
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
