@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 GRACE = 2.0
 """Seconds that requests under way, and then the last flush, get when the daemon is told to stop."""
 
+DRAIN_GRACE = 30.0
+"""Seconds that a drain at the end may take."""
+
 HOUSEKEEPING = 1.0
 """Seconds between looks at the state file's size and at old tombstones."""
 
@@ -166,6 +169,7 @@ class Daemon:
             self.metrics.exposition,
             self.report.unready,
             lambda: self._now().boot,
+            self._drain,
         )
         self.servers = self.report.servers
 
@@ -190,6 +194,8 @@ class Daemon:
                 self.report.stopping = True
                 for each in self.servers:
                     each.stop(GRACE)
+            if self.config.drain_on_exit:
+                await self._drain_last()
             await self._flush_last()
             background.cancel_scope.cancel()
         if self.report.store is not None:
@@ -203,6 +209,25 @@ class Daemon:
             nursery.start_soon(self._keep_house)
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
+
+    def _drain(self, draining: bool) -> Mapping[str, object]:  # noqa: FBT001 - what the two routes differ in
+        """Begin or end a drain; the writer does the rest."""
+        if self.ledger.draining != draining:
+            _log.info("draining" if draining else "not draining any more", reserve=self.report.drain()["reserve"])
+        self.ledger.draining = draining
+        self.waiting.serve()  # who waits for an address learns that there will be none
+        self._wake(hurry=True)
+        self._ready_event.set()
+        return self.report.drain()
+
+    async def _drain_last(self) -> None:
+        """Give back what no pod holds, if the store lets us: the state file keeps the rest."""
+        self._drain(True)  # noqa: FBT003
+        with trio.move_on_after(DRAIN_GRACE):
+            while not self.ledger.drained:
+                self._wake(hurry=True)
+                await trio.sleep(0.05)
+        _log.info("drained" if self.ledger.drained else "not drained: the store did not let us", **self.report.drain())
 
     async def _flush_last(self) -> None:
         """Write what the store does not have yet, if it answers soon; the state file keeps the rest."""

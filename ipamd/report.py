@@ -60,6 +60,8 @@ class Report:
         """Why no ADD at all could be served now, not even from host-local ranges; "" if one could."""
         if self.stopping:
             return "the daemon is stopping"
+        if self._ledger.draining:
+            return "the node is being drained"
         if self.journal_error:
             return f"the state file cannot be written: {self.journal_error}"
         return ""
@@ -165,8 +167,20 @@ class Report:
                 "durability": self._config.durability,
             },
             "kubernetes": self.kubernetes.status() if self.kubernetes else None,
+            "draining": self._ledger.draining,
             "attachments": len(self._ledger.holdings) + len(self._ledger.ranges.holdings),
             "blocks": len(self._ledger.blocks),
+        }
+
+    def drain(self) -> Mapping[str, object]:
+        """How far a drain is, for ``POST /v1/drain``."""
+        blocks = self._ledger.blocks.values()
+        return {
+            "draining": self._ledger.draining,
+            "drained": self._ledger.draining and self._ledger.drained,
+            "reserve": sum(block.available for block in blocks),
+            "empty_blocks": sum(block.owned and block.empty for block in blocks),
+            "unflushed": self.unflushed,
         }
 
     def settings(self) -> Mapping[str, object]:

@@ -43,6 +43,7 @@ def test_the_defaults_are_those_documented() -> None:
         "spool_dir": Path("/var/lib/ipamd/del.d"),
         "store": "embedded",
         "quarantine": 3600.0,
+        "drain_on_exit": False,
         "durability": "journal",
         "metrics_address": "",
         "log_level": "info",
@@ -72,6 +73,15 @@ def test_the_defaults_are_those_documented() -> None:
         "kubernetes.config": "",
         "kubernetes.timeout": 5.0,
     }
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_a_switch_is_true_or_false(text: str, value: bool) -> None:
+    """The same two words in the environment and on the command line; nothing else is taken for one of them."""
+    assert load(NODE, {"IPAMD_DRAIN_ON_EXIT": text}, None).config.drain_on_exit is value
+    for other in ("1", "yes", "True", ""):
+        (problem,) = problems({"drain_on_exit": other})
+        assert "must be true or false, not" in problem
 
 
 def test_a_config_made_directly_has_the_defaults_that_loading_gives() -> None:

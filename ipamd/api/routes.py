@@ -39,6 +39,8 @@ class Reports(Struct, frozen=True):
     ready: Callable[[], str]
     """Why an ADD could not be served now; "" if it could."""
     now: Callable[[], int]
+    drain: Callable[[bool], Mapping[str, object]]
+    """Begin (True) or end a drain; how far it is."""
 
 
 def table(handlers: Handlers, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
@@ -56,6 +58,14 @@ def table(handlers: Handlers, ledger: Ledger, reports: Reports) -> tuple[Route, 
             lambda *_: _json(views.reserves(ledger, reports.now())),
         ),
         Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: _json(reports.status())),
+        Route(
+            "POST",
+            "/v1/drain",
+            Rule.ADMIN,
+            "give back all that no pod holds, and assign nothing; says how far it is",
+            lambda *_: _json(reports.drain(True)),  # noqa: FBT003 - a column of its own would say less
+        ),
+        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: _json(reports.drain(False))),  # noqa: FBT003
         Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: _json(reports.config())),
         *public(reports),
     )

@@ -33,6 +33,8 @@ def _value(value: Any) -> str:
     """A value in TOML; texts are printable (``values``), for which JSON's quoting is TOML's too."""
     if value is None:
         return '""'
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(_value(item) for item in value)}]"
     if isinstance(value, str | Path):

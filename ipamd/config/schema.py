@@ -134,6 +134,9 @@ class Config(Struct, frozen=True, kw_only=True):
             description="seconds that addresses which a lost state file had in reserve are kept back",
         ),
     ] = 3600.0
+    drain_on_exit: Annotated[
+        bool, Meta(description="give back all that no pod holds when told to stop: before ipamd is taken off a node")
+    ] = False
     durability: Annotated[
         Literal["journal", "fsync", "etcd"],
         Meta(description="what an ADD's reply waits for: written to the state file, synced to disk, or in the store"),

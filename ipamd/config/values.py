@@ -64,6 +64,8 @@ def from_text(key: Key, text: str) -> Any:
         if not re.fullmatch(r"-?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})", text):
             raise BadValueError(f"must be {_range(key.type)}, not {quoted(text)}")
         return from_raw(key, float(text))
+    if isinstance(key.type, inspect.BoolType):
+        return from_raw(key, {"true": True, "false": False}.get(text, text))
     if isinstance(key.type, inspect.VarTupleType):
         return from_raw(key, [item.strip() for item in text.split(",") if item.strip()])
     return from_raw(key, text)
@@ -97,6 +99,10 @@ def split_address(text: str) -> tuple[str, int]:
 def _typed(kind: inspect.Type, raw: object) -> Any:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         return _number(kind, raw)
+    if isinstance(kind, inspect.BoolType):
+        if not isinstance(raw, bool):
+            raise BadValueError(f"must be true or false, not {quoted(raw) if isinstance(raw, str) else kind_of(raw)}")
+        return raw
     if isinstance(kind, inspect.VarTupleType):
         if not isinstance(raw, list):
             raise BadValueError(f"must be an array, not {kind_of(raw)}")

@@ -83,6 +83,8 @@ class Ledger:
         self.ranges = RangeLedger()
         self.wanted: dict[Place, requested.Want] = {}
         self.synced = False
+        self.draining = False
+        """Whether the node is to give back all that no pod holds, and to assign nothing."""
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
 
@@ -117,7 +119,7 @@ class Ledger:
         Raises RefusedError, see ``RangeLedger.add``.
         """
         if request.attachment not in self.ranges.holdings:
-            self._refuse_deleted(request)
+            self._refuse_ended(request)
         return self.ranges.add(request, now)
 
     def _add_requested(self, request: AddRequest, now: Now) -> Added | Shortage:
@@ -248,12 +250,18 @@ class Ledger:
             for place in earlier.places:
                 self.blocks[place.block].restate(place.ordinal, earlier)
 
-    def _refuse_deleted(self, request: AddRequest | RangeRequest) -> None:
+    def _refuse_ended(self, request: AddRequest | RangeRequest) -> None:
         if self.tombstones.get(request.attachment, -1) >= request.started:
             raise late(request)
+        if self.draining:
+            raise RefusedError(
+                Code.TRY_AGAIN_LATER,
+                f"cannot assign an address to {request.subject}: node {self.node} is being drained of its addresses; "
+                "schedule the pod on another node, or POST /v1/undrain",
+            )
 
     def _refuse_late(self, request: AddRequest) -> None:
-        self._refuse_deleted(request)
+        self._refuse_ended(request)
         if self.settings.locked:
             raise RefusedError(
                 Code.TRY_AGAIN_LATER,
@@ -502,6 +510,13 @@ class Ledger:
         """How many addresses of a pool can be handed out from memory."""
         return sum(block.available for block in self._by_pool.get(pool, ()))
 
+    @property
+    def drained(self) -> bool:
+        """Whether the store holds nothing for this node but what pods hold, and knows all of them."""
+        return not any(
+            block.available or block.dirty or (block.owned and block.empty) for block in self.blocks.values()
+        )
+
     def reserve(self, pool: str, now: int) -> Reserve:
         """The reserve of a pool."""
         reserve = self.reserves.get(pool)
@@ -517,6 +532,8 @@ class Ledger:
         serves.
         """
         pools = {}
+        if self.draining:
+            return []
         for family in FAMILIES:
             for pool in self.settings.selection.serving(family):
                 pools[pool.name] = pool
@@ -531,6 +548,8 @@ class Ledger:
 
     def serves(self, pool: Pool) -> bool:
         """Whether an ADD here may get an address of the pool: by its selectors, or because ADDs here do name it."""
+        if self.draining:
+            return False
         if self.settings.selection.exclusion(pool) is None:
             return True
         named = pool.manual or (pool.name in self.reserves and self.reserves[pool.name].named)

@@ -32,6 +32,7 @@ class Api:
             lambda: ("text/plain; version=0.0.4", b"m 1\n"),
             lambda: self.reason,
             lambda: 0,
+            lambda draining: {"draining": draining},
         )
         self.router = Router(table(self.path.handlers, self.path.ledger, reports), Access(OWN, GROUP))
         self.tcp = Router(public(reports), Access(OWN, GROUP))
@@ -65,6 +66,8 @@ ROUTES = {
     "/v1/reserve": ("GET", Rule.READ),
     "/v1/status": ("GET", Rule.READ),
     "/v1/config": ("GET", Rule.READ),
+    "/v1/drain": ("POST", Rule.ADMIN),
+    "/v1/undrain": ("POST", Rule.ADMIN),
     "/metrics": ("GET", Rule.ANYONE),
     "/healthz": ("GET", Rule.ANYONE),
     "/readyz": ("GET", Rule.ANYONE),
