@@ -147,6 +147,7 @@ class Report:
         return {
             "version": __version__,
             "node": self._config.node,
+            "node_labels": dict(self._ledger.settings.node_labels),
             "reserve_handle": self._ledger.reserve_handle,
             "ready": not reason,
             "reason": reason,

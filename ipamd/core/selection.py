@@ -28,10 +28,24 @@ class Exclusion(Struct, frozen=True):
 
 
 class Selection:
-    """What follows from pools and node labels alone, worked out once, for a use (``Workload``, ``Tunnel``)."""
+    """What follows from pools and node labels alone, worked out once, for a use (``Workload``, ``Tunnel``).
 
-    def __init__(self, pools: Iterable[Pool], node: str, labels: Mapping[str, str], use: str = "Workload") -> None:
+    ``broken`` are pools by name of which nothing is known but what is wrong with their records.
+    """
+
+    def __init__(
+        self,
+        pools: Iterable[Pool],
+        node: str,
+        labels: Mapping[str, str],
+        use: str = "Workload",
+        broken: Mapping[str, str] | None = None,
+    ) -> None:
         self._node, self._labels, self._use = node, labels, use
+        self._broken = {
+            name: Exclusion(f"has a record that cannot be understood ({why})", "correct the record")
+            for name, why in (broken or {}).items()
+        }
         ordered = sorted(pools, key=lambda pool: pool.name)
         self._pools = {family: [pool for pool in ordered if pool.family == family] for family in FAMILIES}
         self._serving = {
@@ -100,6 +114,7 @@ class Selection:
             for pool in self._pools[family]
             if (exclusion := self.exclusion(pool) or _namespace_exclusion(pool, request)) is not None
         ]
+        excluded = sorted([*excluded, *self._broken.items()], key=lambda each: each[0])
         reasons = [f"pool {name} {exclusion.why}" for name, exclusion in excluded[:_LISTED]]
         if len(excluded) > _LISTED:
             reasons.append(f"{len(excluded) - _LISTED} more pools do not serve (GET /v1/pools says why)")
@@ -113,7 +128,7 @@ class Selection:
 
     def _refusal_named(self, request: AddRequest, family: int, name: str) -> RefusedError:
         its = [pool for pool in self._pools[family] if name == pool.name or _masked(name) == str(pool.cidr)]
-        exclusion = self.bar(its[0]) if its else None
+        exclusion = self.bar(its[0]) if its else self._broken.get(name)
         return RefusedError(
             Code.NO_POOL,
             f"cannot assign an IPv{family} address to {request.subject}: pool {name}, which {request.named_by} names, "

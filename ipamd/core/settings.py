@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ipamd.core import keys
 from ipamd.core.address import Cidr
 from ipamd.core.pool import Pool, decode_pool
-from ipamd.core.records import IpamConfig, datastore_locked, decode_config, node_labels, reserved_cidrs
+from ipamd.core.records import IpamConfig, RecordError, datastore_locked, decode_config, node_labels, reserved_cidrs
 from ipamd.core.selection import Selection
 
 
@@ -27,6 +27,7 @@ class Settings:
         self.node_labels = self._configured_labels = dict(labels or {})
         self.records: dict[str, bytes] = {}
         self.pools: dict[str, Pool] = {}
+        self._broken: dict[str, str] = {}
         self.reservations: dict[str, tuple[Cidr, ...]] = {}
         self.config = IpamConfig()
         self.locked = False
@@ -36,15 +37,14 @@ class Settings:
     def selection(self) -> Selection:
         """Which pools serve which requests for workloads on this node: worked out once per change."""
         if self._selection is None:
-            self._selection = Selection(self.pools.values(), self.node, self.node_labels)
+            self._selection = Selection(self.pools.values(), self.node, self.node_labels, broken=self._broken)
         return self._selection
 
     def apply(self, key: str, value: bytes | None) -> bool:
         """Take in a record; returns whether it is a pool, on which the order of blocks depends."""
         kind, name = keys.kind_of(key), keys.name_of(key)
         if kind is keys.Kind.POOL:
-            _set(self.pools, name, None if value is None else replace(decode_pool(value), name=name))
-            self._selection = None
+            self._take_pool(name, value)
         elif kind is keys.Kind.RESERVATION:
             _set(self.reservations, name, None if value is None else reserved_cidrs(value))
         elif kind is keys.Kind.CONFIG:
@@ -61,6 +61,16 @@ class Settings:
         else:
             self.records[key] = value
         return kind is keys.Kind.POOL
+
+    def _take_pool(self, name: str, value: bytes | None) -> None:
+        self._selection = None
+        self._broken.pop(name, None)
+        try:
+            _set(self.pools, name, None if value is None else replace(decode_pool(value), name=name))
+        except RecordError as error:
+            if name not in self.pools:
+                self._broken[name] = str(error)
+            raise
 
     def reserved_in(self, block: Cidr) -> int:
         """Bitmap of a block's ordinals that a reservation keeps from automatic assignment."""

@@ -5,12 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.pool import Pool, decode_pool
+from ipamd.core.records import RecordError
 from ipamd.core.request import AddRequest
 from ipamd.core.selection import Selection
+from ipamd.core.settings import Settings
 
 REQUEST = AddRequest(Attachment("k8s-pod-network", "c", "eth0"), (4,), {"namespace": "default", "pod": "web-1"}, 1)
 
@@ -139,6 +142,24 @@ def test_the_error_accounts_for_all_pools_in_name_order() -> None:
         'pool old is disabled; pool rack-0 excludes node n3 by its nodeSelector (rack == "0"); '
         'pool rack-1 excludes node n3 by its nodeSelector (rack == "1"); enable a pool or label the node'
     )
+
+
+def test_a_pool_whose_record_cannot_be_understood_is_told() -> None:
+    """Who looks for it hears what is wrong with its record, not that it does not exist."""
+    settings = Settings("n3")
+    with pytest.raises(RecordError):
+        settings.apply(keys.POOLS + "p", b'{"metadata":{"name":"p"},"spec":{"cidr":"10.0.0.1/16"}}')
+    said = []
+    for asked in (REQUEST, request("p")):
+        with pytest.raises(RefusedError) as refused:
+            settings.selection.choose(asked, 4)
+        said.append(refused.value.msg.partition(": ")[2])
+    why = "has a record that cannot be understood (not an IPPool: 10.0.0.1/16 has host bits set); "
+    assert said[0] == f"pool p {why}correct the record"
+    assert said[1].startswith(f"pool p, which the request names, {why}")
+    settings.apply(keys.POOLS + "p", None)
+    with pytest.raises(RefusedError, match="there is no IPv4 pool"):
+        settings.selection.choose(REQUEST, 4)
 
 
 def test_the_error_stays_readable_with_many_pools() -> None:

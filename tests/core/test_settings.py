@@ -3,10 +3,11 @@
 import pytest
 
 from ipamd.core import keys
+from ipamd.core.errors import RefusedError
 from ipamd.core.records import RecordError
 from ipamd.core.settings import Settings
 from tests.calico_objects import node_record
-from tests.nodes import pool_record
+from tests.nodes import add_request, pool_record
 
 NODE = keys.NODES + "n1"
 
@@ -48,6 +49,18 @@ def test_a_node_record_that_cannot_be_understood_leaves_the_last_labels(settings
     settings.apply(NODE, node_record({"rack": "0"}))
     with pytest.raises(RecordError, match="not a Node: "):
         settings.apply(NODE, value)
+    assert serving(settings) == ["rack-0"]
+
+
+def test_a_pool_whose_record_breaks_goes_on_as_it_was(settings: Settings) -> None:
+    """The last meaning of the record stands, and a refusal accounts for the pool once."""
+    settings.apply(NODE, node_record({"rack": "2"}))
+    with pytest.raises(RecordError):
+        settings.apply(keys.POOLS + "rack-0", b"nonsense")
+    with pytest.raises(RefusedError) as refused:
+        settings.selection.choose(add_request("c", started=1), 4)
+    assert refused.value.msg.count("pool rack-0 ") == 1
+    settings.apply(NODE, node_record({"rack": "0"}))
     assert serving(settings) == ["rack-0"]
 
 

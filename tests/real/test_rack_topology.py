@@ -259,10 +259,29 @@ def test_without_a_node_record_the_configured_labels_count(etcd: EtcdProcess, st
     """``--node-labels rack=1`` until Calico writes a Node; from then on its labels."""
     two_racks(etcd)
     daemon = start("node9", "--node-labels", "rack=1")
+    assert daemon.get("/v1/status")["node_labels"] == {"rack": "1"}
     assert lies_in(daemon.add("first")[0], RACKS["rack-1"])
     put_node(etcd, "node9", rack="0")
     wait_for(lambda: daemon.get("/v1/pools")[0]["excluded"] == "")
     assert lies_in(daemon.add("second")[0], RACKS["rack-0"])
+    assert daemon.get("/v1/status")["node_labels"] == {"rack": "0"}
+
+
+def test_a_node_with_pools_for_who_names_them_only_is_ready(etcd: EtcdProcess, start: Start) -> None:
+    """Nothing is claimed before somebody asks; who names no pool hears which there are."""
+    put_pool(etcd, "by-name", "10.0.0.0/24", assignmentMode="Manual")
+    daemon = start("node1")
+    assert not State.of(etcd).blocks
+    named = network("1.1.0", ipv4_pools=["by-name"])
+    assert daemon.plugin("STATUS", "", named).code == 0
+    assert lies_in(daemon.add("web", named)[0], "10.0.0.0/24")
+    assert refusal(daemon, "other") == (
+        100,
+        (
+            "cannot assign an IPv4 address to default/pod-other: pool by-name is Manual (only for requests that name "
+            "it); name a pool"
+        ),
+    )
 
 
 def test_labels_are_known_after_a_restart_without_etcd(etcd: EtcdProcess, start: Start) -> None:
