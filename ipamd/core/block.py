@@ -95,6 +95,7 @@ class Block:
     def merge(self, record: BlockRecord | None, value: bytes, revision: int) -> None:
         """Take in the committed image as of ``revision``; None: the block is not there."""
         free_before = [] if self.record is None else self.record.unallocated
+        was_owned = self.owned
         self.record, self.value, self.revision = record, value, revision
         self.doubtful = False  # whatever was under way expects an image that is no longer there
         self.owned = record is not None and record.affinity == host_affinity(self.node)
@@ -109,6 +110,8 @@ class Block:
         if usable != kept:  # what comes back goes to the end: its old place in the line is dropped
             self._queue = deque(ordinal for ordinal in self._queue if kept >> ordinal & 1)
             self._queue.extend(self._in_order(usable & ~kept, free_before))
+        if was_owned and self.ownerless:  # its pool or this node was deleted: no pod gets anything new from it
+            self.withdraw(ordinals_of(self.reserve_bits))
 
     def _sort_ordinals(self) -> tuple[int, int]:
         """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
@@ -351,6 +354,11 @@ class Block:
         )
 
     @property
+    def ownerless(self) -> bool:
+        """Whether the block is there and no node's: its last address takes it along."""
+        return self.record is not None and self.record.affinity is None
+
+    @property
     def relevant(self) -> bool:
         """Whether this node has anything to do with the block."""
         return (
@@ -360,6 +368,7 @@ class Block:
             or self.withdrawn > 0
             or bool(self.stranded)
             or (self.wanted_bits > 0 and self.record is not None)
+            or (self.ownerless and bool(self.cooling))  # who released there frees it: no node comes by to do it
         )
 
     def address(self, ordinal: int) -> str:

@@ -414,6 +414,9 @@ class Ledger:
         elif cidr in self.blocks:
             block = self.blocks[cidr]
             block.merge(None, b"", fact.revision)
+            for each in self.settings.pools.values():
+                if each.name in self.reserves and each.cidr.overlaps(block.net):
+                    self.reserves[each.name].reopen()  # there is room where the block was
         else:
             return
         if (

@@ -65,6 +65,16 @@ def wants_block(ledger: Ledger, pool: Pool, now: int) -> bool:
     return missing > 0
 
 
+def blocks_beside(ledger: Ledger, pool: Pool) -> int:
+    """How many blocks of this node count against ``maxBlocksPerHost`` when it wants another of a pool.
+
+    Calico counts those of the pools that the request may use: all that serve, or the pool alone that must be named.
+    """
+    serving = ledger.settings.selection.serving(pool.family)
+    pools = {pool.name, *(each.name for each in serving if ledger.settings.selection.exclusion(pool) is None)}
+    return sum(block.owned for name in pools for block in ledger.blocks_of(name))
+
+
 def to_borrow(ledger: Ledger, pool: Pool, now: int) -> int:
     """How many addresses of other nodes' blocks this node needs: enough for who waits, and a little."""
     reserve = ledger.reserve(pool.name, now)
@@ -89,6 +99,8 @@ def surplus(ledger: Ledger, pool: Pool, now: int) -> list[tuple[Block, list[int]
     for block in reversed(ledger.blocks_of(pool.name)):
         if excess <= 0:
             break
+        if _goes_whole(ledger, block):
+            continue
         ordinals = block.line()[-excess:]
         if ordinals:
             gifts.append((block, ordinals))
@@ -123,18 +135,31 @@ def _by_place(place: Place) -> tuple[str, int]:
     return place.block, place.ordinal
 
 
+def orphaned(ledger: Ledger) -> list[tuple[Block, list[int]]]:
+    """The reserved ordinals to give back because their blocks are no pool's: it was deleted, or cut anew."""
+    return [
+        (block, block.line())
+        for block in ledger.blocks.values()
+        if block.available and ledger.pool_of(block) is None and not _goes_whole(ledger, block)
+    ]
+
+
+def _goes_whole(ledger: Ledger, block: Block) -> bool:
+    """Whether a block is to be given back at once, and its share of the reserve with it: it will not be wanted."""
+    pool = ledger.pool_of(block)
+    return block.owned and block.empty and (pool is None or not ledger.serves(pool))
+
+
 def idle_block(ledger: Ledger, now: int) -> Block | None:
     """A block of this node that nobody uses, has not for a while, and that the reserve can do without."""
     for block in ledger.blocks.values():
         block.idle_since = (block.idle_since or now) if block.empty else None
-        if not block.owned or block.idle_since is None:
+        if _goes_whole(ledger, block):
+            return block
+        if not block.owned or block.idle_since is None or now - block.idle_since < IDLE_BLOCK:
             continue
         pool = ledger.pool_of(block)
-        if pool is None or not ledger.serves(pool):
-            return block  # at once: it will not be wanted again in a minute
-        if now - block.idle_since < IDLE_BLOCK:
-            continue
-        if pool not in ledger.pools_in_use():
+        if pool is None or pool not in ledger.pools_in_use():
             return block
         others = [other for other in ledger.blocks_of(pool.name) if other is not block and other.owned]
         if others and sum(other.available for other in others) >= ledger.reserve(pool.name, now).target:

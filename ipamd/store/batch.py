@@ -131,8 +131,9 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | No
     if not ledger.settings.locked:
         for place in ledger.wanted:
             draft.reserve_wanted(place)
+        draft.give_back(supply.orphaned(ledger))
         for pool in ledger.settings.pools.values():
-            draft.give_back(pool.name)
+            draft.give_back(supply.surplus(ledger, pool, now.boot))
         for pool in ledger.pools_in_use():
             draft.top_up(pool.name)
     return draft.batch()
@@ -182,6 +183,8 @@ class _Draft:
 
     def fulfil(self, block: Block) -> None:
         """Take in the block's unfulfilled wishes, as far as there is room."""
+        if block.ownerless and block.cooled and self._room(block, self.ledger.reserve_handle):
+            self._image(block)
         for ordinal, handle in block.releasing.items():
             if self._room(block, handle):
                 self._release(block, ordinal, handle)
@@ -211,11 +214,11 @@ class _Draft:
             image.take({place.ordinal}, reserve_attribute(self.ledger, image, self.now.unix))
             self.handles.add(self.ledger.reserve_handle)
 
-    def give_back(self, pool: str) -> None:
-        """Free the surplus of a pool's reserve."""
+    def give_back(self, gifts: Iterable[tuple[Block, list[int]]]) -> None:
+        """Free these reserved ordinals."""
         if self.full:
             return
-        for block, ordinals in supply.surplus(self.ledger, self.ledger.settings.pools[pool], self.now.boot):
+        for block, ordinals in gifts:
             if self._room(block, self.ledger.reserve_handle):
                 self.before.append(Withdrawn(block.cidr, tuple(ordinals)))
                 for ordinal in ordinals:
