@@ -323,7 +323,7 @@ class Writer:
     def _forbidden(self, pool: Pool) -> tuple[str, str] | None:
         """Why the cluster's rules do not allow this node another block, and what to do; None if they do."""
         config = self._ledger.settings.config
-        owned = sum(block.owned for block in self._ledger.blocks.values() if block.net.family == pool.family)
+        owned = supply.blocks_beside(self._ledger, pool)
         if not config.auto_allocate_blocks:
             return "autoAllocateBlocks is false", "set it, or give the node a block"
         if owned >= config.block_limit:
