@@ -304,8 +304,11 @@ class Block:
             return
         self.desired.pop(ordinal, None)
         self.unflushed.pop(ordinal, None)
-        self.contested.pop(ordinal, None)
         self._unadopt(handle, ordinal)
+        if self.contested.pop(ordinal, None) and self.record is not None:
+            owner = self.record.owner(ordinal)
+            if owner is not None and self._adoptable(owner):  # the other may be another plugin's pod on this node
+                self.adopted.setdefault(owner.handle, []).append(ordinal)
         # Also if it is free: a transaction that gives it to ``handle`` may be under way. ``settle`` knows.
         if self._holder(ordinal) in (None, handle, self.reserve_handle):
             self.releasing[ordinal] = handle

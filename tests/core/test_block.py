@@ -216,6 +216,15 @@ def test_a_contested_ordinal_given_up_leaves_the_others_allocation() -> None:
     assert not target.contested
 
 
+def test_a_contested_ordinal_given_up_may_be_another_plugins_pods_here() -> None:
+    """Whose it is in the store can be deleted through this node from then on, without waiting for another image."""
+    target = block(CIDR, reserved(0))
+    give(target, 0)
+    merge(target, {0: "k8s-pod-network.other"}, 2)
+    target.release(0, "k8s-pod-network.a")
+    assert target.adopted == {"k8s-pod-network.other": [0]}
+
+
 def test_a_block_that_vanished_beneath_its_pods_is_theirs_still() -> None:
     """Without an image nothing can be handed out, and all that pods hold is to be written again."""
     target = block(CIDR, {0: "k8s-pod-network.a", 1: RESERVE})
