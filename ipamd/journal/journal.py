@@ -155,7 +155,12 @@ class Journal:
 
     @property
     def should_checkpoint(self) -> bool:
-        """Whether more than ``floor`` bytes and ``factor`` times the last checkpoint's size were appended since."""
+        """Whether more than ``floor`` bytes and ``factor`` times the last checkpoint's size were appended since.
+
+        Or a sync failed: only a new file ends that.
+        """
+        if self._sync_error is not None:
+            return True
         return self.appended > max(self._floor, self._factor * self._file.header.snapshot)
 
     # --- the disk ---------------------------------------------------------------------------------------------

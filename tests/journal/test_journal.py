@@ -383,7 +383,7 @@ async def _cancellable_sync(
 
 
 async def test_a_failed_sync_is_not_forgotten(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel tells of a lost page once, so no later sync may claim success until there is a new file."""
+    """The kernel tells of a lost page once, so no later sync may claim success until there is a new file, which is then due."""
 
     def refuse(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -395,7 +395,9 @@ async def test_a_failed_sync_is_not_forgotten(journal: Journal, monkeypatch: pyt
             await journal.sync()
     with pytest.raises(JournalWriteError, match="Input/output error"):
         await journal.sync()
+    assert journal.should_checkpoint
     await journal.checkpoint([assigned(1)])
+    assert not journal.should_checkpoint
     journal.append([assigned(2)])
     await journal.sync()
 
