@@ -32,7 +32,7 @@ from ipamd.config import Config
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Committed, Fact, RangeAssigned, Rebooted, Released, Withdrawn
+from ipamd.core.facts import Assigned, Committed, Fact, RangeAssigned, Released, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
@@ -99,9 +99,6 @@ async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run 
     journal, facts, report = Journal.open(config.state_dir, config.node, boot_id())
     _log.info("state file read", path=str(config.state_dir / "state"), facts=len(facts), **_opened(report))
     try:
-        if report.rebooted:
-            facts.append(Rebooted())
-            journal.owe(facts[-1:])
         await Daemon(config, journal, facts).run(demo=demo)
     finally:
         journal.close()

@@ -63,6 +63,8 @@ class Header(Struct, frozen=True, array_like=True):
     """How many bytes were known to be on the disk when the header was written: no power cut explains a loss there."""
     instance: str = ""
     """A random name that the file got when it was made, and keeps: a state file that was lost has a successor."""
+    earlier: int = 0
+    """Where the facts of earlier boots end, in bytes from the start of the file; 0: there are none."""
 
 
 class Fault(Enum):

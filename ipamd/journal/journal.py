@@ -26,7 +26,7 @@ from typing import TypeVar
 import trio
 from msgspec import Struct
 
-from ipamd.core.facts import Fact
+from ipamd.core.facts import Fact, Rebooted
 from ipamd.journal.directory import sync_directory, take_lock, unusable
 from ipamd.journal.errors import JournalWriteError, write_error
 from ipamd.journal.format import Header, frame
@@ -81,6 +81,8 @@ class Journal:
     ) -> tuple["Journal", list[Fact], OpenReport]:
         """Open the journal of ``node`` in ``directory``, made if absent; the facts are those to replay, in order.
 
+        Where the machine was booted since any of them, one says so. The file's header remembers the place, not a fact
+        in it: a daemon that is killed before it writes anything, or finds the disk full, must not forget.
         ``boot`` is the kernel's boot id; ``floor`` and ``factor``: see ``should_checkpoint``. Blocks for some syncs.
         Raises JournalBusyError, JournalDamagedError, JournalForeignError, JournalVersionError (the file untouched),
         JournalWriteError, and JournalError if the directory cannot be used.
@@ -103,7 +105,10 @@ class Journal:
             raise
         duration = time.perf_counter_ns() - began
         report = OpenReport(created, found.rebooted, found.records, file.end, cut, found.missing, duration)
-        return cls(directory, lock, file, floor, factor), found.facts, report
+        facts = found.facts
+        if found.earlier:
+            facts.insert(found.earlier, Rebooted())
+        return cls(directory, lock, file, floor, factor), facts, report
 
     # --- appending --------------------------------------------------------------------------------------------
 

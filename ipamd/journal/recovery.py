@@ -47,6 +47,8 @@ class Recovered(Struct, frozen=True):
     missing: int
     """Committed bytes that are not in the file, or are to be cut: lost with the machine's power."""
     rebooted: bool
+    earlier: int
+    """How many of the facts are of earlier boots: what they say of CLOCK_BOOTTIME means nothing in this one."""
 
 
 def recover(data: bytes, node: str, boot: str, path: str) -> Recovered:
@@ -64,7 +66,8 @@ def recover(data: bytes, node: str, boot: str, path: str) -> Recovered:
     rebooted = header.boot != boot
     found = _after_reboot(data, header, path) if rebooted else _same_boot(data, committed, path)
     missing = max(0, (committed or 0) - found.end)
-    return Recovered(header, found.facts, found.records, found.end, missing, rebooted)
+    earlier = len(found.facts) if rebooted else len(scan(data, HEADER_SIZE, header.earlier).facts)
+    return Recovered(header, found.facts, found.records, found.end, missing, rebooted, earlier)
 
 
 def _header(data: bytes, path: str) -> Header:

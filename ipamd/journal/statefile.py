@@ -54,7 +54,7 @@ class StateFile:
             for record in frames(facts):
                 _write(fd, record, end)
                 end += len(record)
-            header = msgspec.structs.replace(header, snapshot=end, durable=end)
+            header = msgspec.structs.replace(header, snapshot=end, durable=end, earlier=0)
             _write(fd, encode_page(header, end), 0)
             os.fsync(fd)
             return cls(fd, header, end)
@@ -76,7 +76,8 @@ class StateFile:
         try:
             data = path.read_bytes()
             found = recover(data, node, boot, str(path))
-            header = msgspec.structs.replace(found.header, boot=boot, durable=found.end)
+            earlier = found.end if found.rebooted else found.header.earlier
+            header = msgspec.structs.replace(found.header, boot=boot, durable=found.end, earlier=earlier)
             try:
                 os.ftruncate(fd, found.end)
                 os.fdatasync(fd)

@@ -18,7 +18,7 @@ import pytest
 import trio
 from msgspec import Struct
 
-from ipamd.core.facts import Fact
+from ipamd.core.facts import Fact, Rebooted
 from ipamd.journal.format import HEADER_SIZE
 from ipamd.journal.journal import Journal
 from ipamd.journal.recovery import recover
@@ -199,7 +199,8 @@ def test_every_step_of_a_recovery_may_be_the_last(boot: str, tmp_path: Path, mon
     journal, found, report = Journal.open(tmp_path, NODE, boot)
     journal.close()
     monkeypatch.undo()
-    assert (found, report.cut) == (facts, 3)
+    since_boot = [Rebooted()] if boot == OTHER_BOOT else []
+    assert (found, report.cut) == ([*facts, *since_boot], 3)
     images = [image for image in disk.images if image.appended]
     check(images, facts, boot, THIRD_BOOT)
     assert any(len(recover(data, NODE, THIRD_BOOT, "").facts) == 0 for data in images[0].powerless)

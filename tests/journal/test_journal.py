@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from ipamd.core.facts import Committed, Fact
+from ipamd.core.facts import Committed, Fact, Rebooted
 from ipamd.journal.errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -142,10 +142,10 @@ def test_a_reboot_is_an_excuse_once(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with opened(tmp_path, OTHER_BOOT) as (_, facts, report):
-        assert facts == [assigned(1)]
+        assert facts == [assigned(1), Rebooted()]
         assert (report.rebooted, report.cut, report.missing, report.bytes) == (True, lost, lost, keep)
     with opened(tmp_path, OTHER_BOOT) as (_, facts, report):
-        assert (facts, report.rebooted, report.cut, report.missing) == ([assigned(1)], False, 0, 0)
+        assert (facts, report.rebooted, report.cut, report.missing) == ([assigned(1), Rebooted()], False, 0, 0)
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(JournalDamagedError, match="on the disk before the reboot"):
         Journal.open(tmp_path, NODE, "a third boot")
@@ -658,12 +658,29 @@ def test_any_sequence_of_calls_is_a_list(
                 journal.close()
                 boot += step == "reboot"
                 journal, found, report = Journal.open(directory, NODE, str(boot))
-                assert found == model
+                assert [fact for fact in found if fact != Rebooted()] == model
                 assert (report.rebooted, report.cut, report.missing) == (step == "reboot", 0, 0)
         journal.close()
         assert stored(directory) == model
 
     trio.run(run)
+
+
+@pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, HEADER_SIZE])
+async def test_a_reboot_is_not_forgotten_by_a_daemon_that_dies_early(tmp_path: Path, limit: int) -> None:
+    """However often it is started, and with a full disk too, the facts say where the reboot was, until a checkpoint."""
+    with opened(tmp_path) as (journal, _, _):
+        journal.append([assigned(1)])
+    for _ in range(2):
+        with file_limit(limit), opened(tmp_path, OTHER_BOOT) as (_, facts, _):
+            assert facts == [assigned(1), Rebooted()]
+    with opened(tmp_path, OTHER_BOOT) as (journal, _, _):
+        journal.append([assigned(2)])
+    with opened(tmp_path, OTHER_BOOT) as (journal, facts, _):
+        assert facts == [assigned(1), Rebooted(), assigned(2)]
+        await journal.checkpoint([assigned(1), assigned(2)])
+    with opened(tmp_path, OTHER_BOOT) as (_, facts, _):
+        assert facts == [assigned(1), assigned(2)]
 
 
 async def test_facts_that_are_owed_come_before_whatever_is_appended_next(tmp_path: Path) -> None:
