@@ -318,6 +318,14 @@ class HandleRecord:
         return go_json(fields)
 
 
+def handle_blocks(value: bytes) -> list[Cidr]:
+    """The blocks in which a handle holds addresses; none if its record cannot be understood."""
+    try:
+        return [parse_cidr(cidr) for cidr in HandleRecord(value).blocks]
+    except ValueError:  # RecordError is one
+        return []
+
+
 class _Handle(Struct):
     block: dict[str, int] | None = None
     deleted: bool = False

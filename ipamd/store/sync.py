@@ -1,8 +1,8 @@
 """The one task that reads the store: a full look at what concerns this node, then a watch of exactly that.
 
 What concerns one node: pools, reservations, configuration, ClusterInformation, which pools are pressed, its own Node,
-its own affinities and the blocks it has a part in, key by key. Never all blocks: the watch traffic of a node must not
-grow with the cluster.
+its own affinities, its reserve's handle, and the blocks it has a part in, key by key. Never all blocks: the watch
+traffic of a node must not grow with the cluster.
 
 Leftovers of Calico's three-step claim are repaired here: an affinity without a block, of another node's block, or
 never confirmed. May import trio, core and store.
@@ -18,7 +18,15 @@ from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
-from ipamd.core.records import BlockRecord, RecordError, affinity_record, affinity_state, new_block, pressure_at
+from ipamd.core.records import (
+    BlockRecord,
+    RecordError,
+    affinity_record,
+    affinity_state,
+    handle_blocks,
+    new_block,
+    pressure_at,
+)
 from ipamd.core.reserve import PRESSURE
 from ipamd.store.base import (
     Change,
@@ -69,6 +77,7 @@ class Sync:
         self._followed: set[str] = set()
         self._pressures: dict[str, int] = {}
         self._affinities = keys.affinities_prefix(ledger.node)
+        self._reserve = keys.handle_key(ledger.reserve_handle)
         self._single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + ledger.node)
         self.first = trio.Event()
         self.looks = 0
@@ -98,16 +107,15 @@ class Sync:
     async def look(self) -> int:
         """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
-        snapshot = await self._store.read(self._single, (*PREFIXES, keys.PRESSURE, self._affinities))
+        snapshot = await self._store.read((*self._single, self._reserve), (*PREFIXES, keys.PRESSURE, self._affinities))
         if snapshot.revision < before:
             self._report("the store is older than what this node knew; believing the store", {})
             self._ledger.forget_revisions()
             self._pressures.clear()
-        affinities = [record for record in snapshot.records if self._is_affinity(record.key)]
         for record in snapshot.records:
             self._heed(record.key, record.value, record.revision)
         self._take_in_settings(snapshot)
-        await self._look_at_blocks(affinities)
+        await self._look_at_blocks(snapshot.records)
         self.looks += 1
         self.last_error = ""
         return snapshot.revision
@@ -124,10 +132,10 @@ class Sync:
             + [Committed(record.key, record.revision, record.value) for record in settings.values()]
         )
 
-    async def _look_at_blocks(self, affinities: Sequence[Record]) -> None:
-        claims = [claim for claim in map(self._claim, affinities) if claim is not None]
+    async def _look_at_blocks(self, records: Sequence[Record]) -> None:
+        claims = self._claims(records)
         wanted = {keys.block_key(block.net) for block in self._ledger.blocks.values()}
-        wanted |= {keys.block_key(claim.cidr) for claim in claims}
+        wanted |= {keys.block_key(claim.cidr) for claim in claims} | self._reserved_in(records)
         blocks = await self._store.read(sorted(wanted))
         unsettled = [claim for claim in claims if not self._settled(claim, blocks)]
         if unsettled and not self._ledger.settings.locked:
@@ -141,11 +149,21 @@ class Sync:
             + [Committed(key, blocks.revision, None) for key in wanted - present]
         )
 
-    def _is_affinity(self, key: str) -> bool:
-        return key.startswith(self._affinities)
+    def _reserved_in(self, records: Sequence[Record]) -> set[str]:
+        """The keys of the blocks in which the handle of the reserve, if it is among the records, counts addresses.
+
+        Some may be other nodes', reserved by an earlier life that was killed before it wrote that down.
+        """
+        handles = (record for record in records if record.key == self._reserve)
+        return {keys.block_key(cidr) for record in handles for cidr in handle_blocks(record.value)}
+
+    def _claims(self, records: Sequence[Record]) -> list[_Claim]:
+        """Those of the records that are affinities of this node."""
+        affinities = (record for record in records if record.key.startswith(self._affinities))
+        return [claim for claim in map(self._claim, affinities) if claim is not None]
 
     def _is_fact(self, key: str) -> bool:
-        return not self._is_affinity(key) and not key.startswith(keys.PRESSURE)
+        return key != self._reserve and not key.startswith((self._affinities, keys.PRESSURE))
 
     def _heed(self, key: str, value: bytes | None, revision: int) -> None:
         """A pool is pressed, or no more: nothing that this node must remember longer than it lasts."""
@@ -201,7 +219,7 @@ class Sync:
         async with self._store.watch() as watch:
             self._watch, self._followed = watch, set()
             try:
-                for key in self._single:
+                for key in (*self._single, self._reserve):
                     watch.add(key, revision)
                 for prefix in (*PREFIXES, keys.PRESSURE, self._affinities):
                     watch.add(prefix, revision, prefix=True)
@@ -228,16 +246,12 @@ class Sync:
             self._heed(event.key, event.value, event.revision)
         # Without a fact too: what was heeded is the writer's to act on.
         self._record([Committed(e.key, e.revision, e.value) for e in events if self._is_fact(e.key)])
-        # A new affinity of this node that we did not write: Calico's plugin on this host claimed a block.
-        affinities = [
-            Record(event.key, event.value, event.revision)
-            for event in events
-            if self._is_affinity(event.key) and event.value is not None
-        ]
-        claims = [claim for claim in map(self._claim, affinities) if claim is not None]
-        claimed = {keys.block_key(claim.cidr) for claim in claims} - self._followed
-        if claimed:
-            blocks = await self._store.read(sorted(claimed))
+        # Calico's plugin on this host claimed a block, or a transaction of an earlier life arrived late.
+        records = [Record(event.key, event.value, event.revision) for event in events if event.value is not None]
+        claimed = {keys.block_key(claim.cidr) for claim in self._claims(records)}
+        unknown = (claimed | self._reserved_in(records)) - self._followed
+        if unknown:
+            blocks = await self._store.read(sorted(unknown))
             self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
 
 

@@ -15,13 +15,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ipamd.core import keys, supply
-from ipamd.core.address import Cidr, parse_cidr
+from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import HandleRecord
+from ipamd.core.records import handle_blocks
 from ipamd.core.reserve import RETRY_AFTER, Refusal
 from ipamd.store import batch, requested
 from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
@@ -246,9 +246,10 @@ class Writer:
         """Look up deleted handles that this node knew nothing of: they may hold addresses of other nodes' blocks."""
         strays = dict(self._ledger.strays)
         handles = await self._store.read([keys.handle_key(handle) for handle in strays])
-        cidrs = {cidr for record in handles.records for cidr in _blocks_of(record.value)} - set(self._ledger.blocks)
+        cidrs = {cidr for record in handles.records for cidr in handle_blocks(record.value)}
+        cidrs -= {block.net for block in self._ledger.blocks.values()}
         if cidrs:
-            blocks = await self._store.read([keys.block_key(parse_cidr(cidr)) for cidr in sorted(cidrs)])
+            blocks = await self._store.read(sorted(map(keys.block_key, cidrs)))
             self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
         for handle, deleted in strays.items():
             del self._ledger.strays[handle]
@@ -400,11 +401,3 @@ class Writer:
         self._ledger.reserve(pool.name, self._now().boot).reopen()
         self._known.wrote(changes, revision)
         self._record(batch.committed(changes, revision))
-
-
-def _blocks_of(handle: bytes) -> list[str]:
-    """The CIDRs of the blocks in which a handle holds addresses; none if its record cannot be understood."""
-    try:
-        return [str(parse_cidr(cidr)) for cidr in HandleRecord(handle).blocks]
-    except ValueError:  # RecordError is one
-        return []

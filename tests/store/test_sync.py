@@ -47,6 +47,32 @@ def block(cidr: str, owner: str | None, *handles: str) -> bytes:
     return record.encode()
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_an_earlier_life_reserved_in_anothers_block_is_found(
+    autojump_clock: MockClock, store: MemoryStore, late: bool
+) -> None:
+    """Borrowed in a transaction whose outcome that life did not live to write down, before this start or after it."""
+
+    def borrow() -> None:
+        store.put(block_key(FOUR), block(FOUR, "host:n2", "ipamd-reserve-n1"))
+        counts = {FOUR: 1}
+        if handle := store.records.get(keys.handle_key("ipamd-reserve-n1")):
+            counts |= json.loads(handle.value)["block"]
+        store.put(keys.handle_key("ipamd-reserve-n1"), json.dumps({"block": counts, "deleted": False}).encode())
+
+    store.put(affinity_key(FOUR, "n2"), affinity_record("confirmed"))
+    if not late:
+        borrow()
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        if late:
+            assert FOUR not in node.ledger.blocks
+            borrow()
+            await trio.sleep(1)
+        assert node.ledger.blocks[FOUR].available == 1
+        at_rest(store, [node])
+
+
 # --- leftovers ------------------------------------------------------------------------------------------------
 
 
