@@ -3,10 +3,12 @@
 #   make run     the daemon in the foreground, without root, everything under .run/
 #   make test    all tests, linters and type checks
 #   make bench   the benchmark; writes .run/bench.md
+#   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
 METRICS ?= 127.0.0.1:9178
+SEEDS ?= 2000
 
 # Relative, because make splits names at spaces and the checkout's path may have some.
 VENV := .venv
@@ -16,7 +18,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench system clean
+.PHONY: run test check unit bench soak system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -48,6 +50,9 @@ unit: $(VENV)/.dev-stamp $(PLUGIN)
 bench: system $(VENV)/.dev-stamp $(PLUGIN)
 	@mkdir -p $(RUN)
 	$(BIN)/python -m tests.bench --output $(RUN)/bench.md
+
+soak: $(VENV)/.dev-stamp
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:

@@ -53,6 +53,10 @@ class MemoryStore:
     async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
         """See ``Store.read``."""
         await self._call("read")
+        return self.snapshot(keys, prefixes)
+
+    def snapshot(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
+        """What ``read`` answers now."""
         found = [
             record
             for key, record in sorted(self.records.items())
@@ -63,26 +67,32 @@ class MemoryStore:
     async def list_keys(self, window: KeyRange) -> tuple[int, tuple[str, ...]]:
         """See ``Store.list_keys``."""
         await self._call("list")
-        return self.revision, self._window(window)
+        return self.revision, self.window(window)
 
-    def _window(self, window: KeyRange) -> tuple[str, ...]:
+    def window(self, window: KeyRange) -> tuple[str, ...]:
+        """The existing keys of a window."""
         return tuple(key for key in sorted(self.records) if window.start <= key < window.end)[: window.limit]
 
     async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
         """See ``Store.commit``."""
         await self._call("commit")
         self.commits.append(alternatives)
+        outcome = self.apply(alternatives, window)
+        if self.lose_replies and outcome.chosen is not None:
+            self.lose_replies -= 1
+            raise StoreUnavailableError("memory: the reply was lost")
+        return outcome
+
+    def apply(self, alternatives: Sequence[ChangeSet], window: KeyRange | None = None) -> Outcome:
+        """Do what ``commit`` asks for, now."""
         for chosen, changes in enumerate(alternatives):
             if all(self._revision_of(change.key) == change.expected for change in changes):
                 if any(change.value is not None or change.expected for change in changes):
                     self._write(changes)
-                if self.lose_replies:
-                    self.lose_replies -= 1
-                    raise StoreUnavailableError("memory: the reply was lost")
                 return Outcome(chosen, self.revision, {})
         named = {change.key for changes in alternatives for change in changes}
         current = {key: self.records[key] for key in named if key in self.records}
-        return Outcome(None, self.revision, current, self._window(window) if window else ())
+        return Outcome(None, self.revision, current, self.window(window) if window else ())
 
     def put(self, key: str, value: bytes | None) -> None:
         """Write as a stranger would."""

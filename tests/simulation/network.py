@@ -1,0 +1,142 @@
+"""The way from one node to the store, with all that can happen to a call and to a watch.
+
+``Client`` is a ``Store``. A commit travels by itself: it arrives whether or not its sender still waits, or lives, when
+it does. ``Link.mend`` ends all faults.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TypeVar
+
+import trio
+
+from ipamd.store.base import (
+    ChangeSet,
+    Event,
+    KeyRange,
+    Outcome,
+    Snapshot,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from tests.memory_store import MemoryStore, MemoryWatch
+
+T = TypeVar("T")
+
+TIMEOUT = 2.0
+"""Seconds that a call may take, as ``etcd.timeout``."""
+
+LATEST = 20.0
+"""Seconds after which a transaction that was given up has arrived, or never will."""
+
+
+class Link:
+    """One node's way to the store. Probabilities: of a fault for each call, and of a batch of the watch to linger."""
+
+    def __init__(self, random: Random, later: Callable[[float, Callable[[], None]], None]) -> None:
+        self.random, self.later = random, later
+        self.cut = False
+        self.lost_request = self.lost_reply = self.late = self.refused = 0.0
+        self.slow = 0.0
+        """Up to how many seconds a batch of events lingers."""
+        self.latency = 0.01
+
+    def mend(self) -> None:
+        """No more faults."""
+        self.cut = False
+        self.lost_request = self.lost_reply = self.late = self.refused = 0.0
+        self.slow = 0.0
+
+    def delay(self) -> float:
+        """How long a message is under way: mostly little, sometimes much."""
+        return self.random.expovariate(1 / self.latency) if self.latency else 0.0
+
+
+class Client:
+    """See ``Store``; and the module."""
+
+    name = "simulated"
+
+    def __init__(self, server: MemoryStore, link: Link) -> None:
+        self._server, self._link = server, link
+        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.connected = True
+
+    async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
+        """See ``Store.read``."""
+        return await self._ask("read", lambda: self._server.snapshot(keys, prefixes))
+
+    async def list_keys(self, window: KeyRange) -> tuple[int, tuple[str, ...]]:
+        """See ``Store.list_keys``."""
+        return await self._ask("list", lambda: (self._server.revision, self._server.window(window)))
+
+    async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        """See ``Store.commit``."""
+        return await self._ask("commit", lambda: self._server.apply(alternatives, window))
+
+    async def _ask(self, kind: str, work: Callable[[], T]) -> T:
+        self.calls[kind] += 1
+        link, random = self._link, self._link.random
+        chance = random.random()
+        if chance < link.refused:
+            await trio.sleep(link.delay())
+            raise StoreRefusedError("simulated: mvcc: database space exceeded")
+        replies: list[T] = []
+        arrived = trio.Event()
+
+        def arrive() -> None:
+            replies.append(work())
+            arrived.set()
+
+        with trio.move_on_after(TIMEOUT):
+            if link.cut or random.random() < link.lost_request:
+                await trio.sleep_forever()
+            if kind != "commit":
+                await trio.sleep(link.delay())
+                arrive()
+            elif random.random() < link.late:
+                link.later(random.uniform(0.0, LATEST), arrive)
+            else:
+                link.later(link.delay(), arrive)
+            await arrived.wait()
+            if random.random() < link.lost_reply:
+                await trio.sleep_forever()
+            await trio.sleep(link.delay())
+            if link.cut:
+                await trio.sleep_forever()
+            self.connected = True
+            return replies[0]
+        self.connected = False
+        raise StoreUnavailableError("simulated: no answer in time")
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator["Watching"]:
+        """See ``Store.watch``."""
+        self.calls["watch"] += 1
+        yield Watching(self._server, self._link)
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of."""
+
+
+class Watching(MemoryWatch):
+    """A watch whose events come late, in the order of their revisions, and not at all while the link is cut."""
+
+    def __init__(self, server: MemoryStore, link: Link) -> None:
+        super().__init__(server)
+        self._link = link
+
+    def __aiter__(self) -> "Watching":  # type: ignore[override] # no generator: its end would be the collector's affair
+        return self
+
+    async def __anext__(self) -> Sequence[Event]:
+        while True:
+            changed = self._store._changed
+            if not self._link.cut and (events := self._pending()):
+                await trio.sleep(self._link.delay() + self._link.random.random() * self._link.slow)
+                while self._link.cut:  # they are on their way already: nothing is lost with a stream that recovers
+                    await trio.sleep(0.5)
+                return events
+            with trio.move_on_after(0.5 if self._link.cut else 3600):
+                await changed.wait()
