@@ -156,9 +156,7 @@ class Daemon:
         self.handlers.ready = self.report.unready
         self.handlers.able = self.report.unable
         self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
-        self.handlers.pods = self.report.kubernetes = self.cluster
-        if self.cluster is not None:
-            self.handlers.pod_cidrs = self.cluster.pod_cidrs
+        self.handlers.pods = self.handlers.cidrs = self.report.kubernetes = self.cluster
         self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.reports = Reports(
             self.report.status,

@@ -75,6 +75,16 @@ class Pods(Protocol):
         """Ask for a pod that is not known; raises RefusedError."""
 
 
+class PodCidrs(Protocol):
+    """What Kubernetes says of this node's ``spec.podCIDRs``: () while they are not known."""
+
+    def pod_cidrs(self) -> tuple[str, ...]:
+        """From memory."""
+
+    async def wait_for_pod_cidrs(self) -> tuple[str, ...]:
+        """Wait for them; () if they do not come soon."""
+
+
 class Handlers:
     """Serves ``POST /v1/cni``.
 
@@ -104,7 +114,8 @@ class Handlers:
         """Carries out the DELs that were kept while the daemon was away."""
         self.able: Callable[[], str] = lambda: ""
         """Why not even an ADD from host-local ranges could be, which needs neither pool nor store."""
-        self.pod_cidrs: hostlocal.PodCidrs = None
+        self.cidrs: PodCidrs | None = None
+        """None: Kubernetes is not asked."""
         self.pods: Pods | None = None
         """None: Kubernetes is not asked."""
 
@@ -191,8 +202,31 @@ class Handlers:
         return finished if isinstance(finished, Response) else await finished
 
     def _add_from_ranges(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
+        try:
+            plan = hostlocal.read_plan(invocation.config, self._ask_cidrs)
+        except hostlocal.UnknownCidrsError:
+            if self.cidrs is None:
+                raise
+            return self._guard(self._await_cidrs(invocation, stages, self.cidrs), invocation.config, stages)
+        return self._assign_from_ranges(invocation, stages, plan)
+
+    async def _await_cidrs(self, invocation: Invocation, stages: Stages, cidrs: PodCidrs) -> Response:
+        began = self._elapsed()
+        try:
+            known = await cidrs.wait_for_pod_cidrs()
+        finally:
+            stages.wait = self._elapsed() - began
+        plan = hostlocal.read_plan(invocation.config, lambda: known)
+        decided = self._assign_from_ranges(invocation, stages, plan)
+        return decided if isinstance(decided, Response) else await decided
+
+    def _ask_cidrs(self) -> Sequence[str] | None:
+        return None if self.cidrs is None else self.cidrs.pod_cidrs()
+
+    def _assign_from_ranges(
+        self, invocation: Invocation, stages: Stages, plan: hostlocal.Plan
+    ) -> Response | Awaitable[Response]:
         config = invocation.config
-        plan = hostlocal.read_plan(config, self.pod_cidrs)
         dns = read_dns(config.ipam.resolvConf) if config.ipam.resolvConf else Dns()
         asked = hostlocal.range_request(invocation, plan)
         if asked.attachment in self._ledger.ranges.holdings:
@@ -264,7 +298,7 @@ class Handlers:
 
     def _range_reason(self, config: NetworkConfig) -> str:
         try:
-            hostlocal.read_plan(config, self.pod_cidrs)
+            hostlocal.read_plan(config, self._ask_cidrs)
         except RefusedError as error:
             return error.msg
         return self.able()

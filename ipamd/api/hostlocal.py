@@ -21,14 +21,18 @@ from ipamd.core.facts import RangeAssigned
 from ipamd.core.ranges import Address, Range, RangeSet, check_sets, find, read_address, read_range
 from ipamd.core.request import RangeRequest
 
-PodCidrs = Callable[[], Sequence[str]] | None
-"""Asks for ``spec.podCIDRs`` of this node: empty while they are not known. None: nobody asks Kubernetes."""
+AskCidrs = Callable[[], Sequence[str] | None]
+"""Asks for ``spec.podCIDRs`` of this node: empty while they are not known, None if nobody asks Kubernetes."""
 
 _POD_CIDR = {"usepodcidr": 4, "usepodcidripv6": 6}
 """What Calico's plugin replaces in ``subnet``, in any case, by the node's CIDR of this IP version."""
 
 _ONE_OF_EACH = ("0.1.0", "0.2.0")
 """The versions whose results have room for one address of each IP version."""
+
+
+class UnknownCidrsError(RefusedError):
+    """The node's CIDRs are not known yet: worth a wait."""
 
 
 class Plan(Struct, frozen=True):
@@ -47,9 +51,9 @@ def serves(config: NetworkConfig) -> bool:
     return given and ipam.type != "calico-ipam"
 
 
-def read_plan(config: NetworkConfig, pod_cidrs: PodCidrs) -> Plan:
+def read_plan(config: NetworkConfig, ask: AskCidrs) -> Plan:
     """The ranges and routes of a configuration; raises RefusedError (7, or 11 while the node's CIDR is not known)."""
-    given = tuple(tuple(_resolved(each, pod_cidrs) for each in ranges) for ranges in _given(config))
+    given = tuple(tuple(_resolved(each, ask) for each in ranges) for ranges in _given(config))
     try:
         sets, routes = _sets(given), tuple(_route(route) for route in config.ipam.routes or ())
     except ValueError as error:
@@ -78,17 +82,17 @@ def _given(config: NetworkConfig) -> list[tuple[RangeConfig, ...]]:
     return given
 
 
-def _resolved(each: RangeConfig, pod_cidrs: PodCidrs) -> RangeConfig:
+def _resolved(each: RangeConfig, ask: AskCidrs) -> RangeConfig:
     family = _POD_CIDR.get(each.subnet.lower())
     if family is None:
         return each
-    if pod_cidrs is None:
+    known = ask()
+    if known is None:
         raise _unusable(
             f"subnet {each.subnet} needs Kubernetes, which this ipamd does not ask; name the subnet instead"
         )
-    known = pod_cidrs()
     if not known:
-        raise RefusedError(
+        raise UnknownCidrsError(
             Code.TRY_AGAIN_LATER,
             f"cannot assign an address: subnet is {each.subnet}, and Kubernetes has not told this node's podCIDRs yet; "
             "the runtime will try again",

@@ -37,6 +37,7 @@ class Cluster:
         )
         self._pod_cidrs: tuple[str, ...] = ()
         self._cidrs_wanted = trio.Event()
+        self._cidrs_found = trio.Event()
         self._node_error = ""
         self._fetches = 0
 
@@ -82,6 +83,14 @@ class Cluster:
             self._cidrs_wanted.set()
         return self._pod_cidrs
 
+    async def wait_for_pod_cidrs(self) -> tuple[str, ...]:
+        """The same, once they are known; () if the time is over before."""
+        with trio.move_on_after(self._timeout):
+            while not self.pod_cidrs():
+                with trio.move_on_after(_ASK_AGAIN):
+                    await self._cidrs_found.wait()
+        return self._pod_cidrs
+
     # --- what keeps it ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -112,6 +121,7 @@ class Cluster:
             if not self._pod_cidrs:
                 await self._cidrs_wanted.wait()
                 await trio.sleep(_ASK_AGAIN)
+        self._cidrs_found.set()
 
     async def _ask(self, namespace: str, name: str, uid: str) -> PodFacts:
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}"

@@ -184,29 +184,35 @@ def test_where_an_address_can_be_requested(path: Path, args: str, changes: Mappi
 # --- the node's CIDR ------------------------------------------------------------------------------------------
 
 
+class Kubernetes:
+    """Knows the node's CIDRs from the start, or tells them to who waits."""
+
+    def __init__(self, *known: str, told: tuple[str, ...] = ()) -> None:
+        self.known, self.told = known, told
+
+    def pod_cidrs(self) -> tuple[str, ...]:
+        """What is known."""
+        return self.known
+
+    async def wait_for_pod_cidrs(self) -> tuple[str, ...]:
+        """A second later."""
+        await trio.sleep(1)
+        return self.told
+
+
 def test_the_nodes_cidr_as_subnet(path: Path) -> None:
-    """The subnets usePodCidr and usePodCidrIPv6, in any case and also in ranges, are the node's CIDR of their IP version."""
-    path.handlers.pod_cidrs = lambda: ("fd00:244::/64", "10.244.1.0/24")
+    """The subnets usePodCidr and usePodCidrIPv6, in any case and also in ranges: the node's CIDR of that IP version."""
+    path.handlers.cidrs = Kubernetes("fd00:244::/64", "10.244.1.0/24")
     both = {"ranges": [[{"subnet": "usePodCIDR"}], [{"subnet": "usePodCidrIPv6"}]]}
     assert addresses_of(path.ask(call(network(**both)))) == ["10.244.1.2/24", "fd00:244::2/64"]
     top = network(subnet="usePodCidr")
     assert addresses_of(path.ask(call(top, CNI_CONTAINERID="c2"))) == ["10.244.1.3/24"]
 
 
-def test_the_nodes_cidr_is_not_known(path: Path) -> None:
-    """Code 11 until Kubernetes tells it, 50 for STATUS; 7 if the node has none of that IP version."""
-    body = network("1.1.0", subnet="usePodCidrIPv6")
-    path.handlers.pod_cidrs = lambda: ()
-    answer = error_of(path.ask(call(body)))
-    text = (
-        "cannot assign an address: subnet is usePodCidrIPv6, and Kubernetes has not told this node's podCIDRs yet; "
-        "the runtime will try again"
-    )
-    assert (answer["code"], answer["msg"]) == (11, text)
-    status = error_of(path.ask(call(body, CNI_COMMAND="STATUS")))
-    assert (status["code"], status["msg"]) == (50, f"cannot serve ADD: {text}")
-    path.handlers.pod_cidrs = lambda: ("10.244.1.0/24",)
-    answer = error_of(path.ask(call(body)))
+def test_a_node_without_a_cidr_of_the_ip_version(path: Path) -> None:
+    """Code 7: Kubernetes never adds one."""
+    path.handlers.cidrs = Kubernetes("10.244.1.0/24")
+    answer = error_of(path.ask(call(network(subnet="usePodCidrIPv6"))))
     assert (answer["code"], answer["msg"]) == (
         7,
         (
@@ -214,6 +220,29 @@ def test_the_nodes_cidr_is_not_known(path: Path) -> None:
             "10.244.1.0/24; correct the CNI configuration"
         ),
     )
+    assert path.journal == []
+
+
+async def test_an_add_waits_for_the_nodes_cidr(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Until Kubernetes tells it, which it does soon after the daemon's start; an ADD with a subnet does not wait."""
+    path.handlers.cidrs = Kubernetes(told=("10.244.1.0/24",))
+    assert path.ask(call(network(**SUBNET), CNI_CONTAINERID="c2")).status == 200
+    assert addresses_of(await path.answer(call(network(subnet="usePodCidr")))) == ["10.244.1.2/24"]
+    assert path.log[-1] == "observe 0"
+
+
+async def test_the_nodes_cidr_does_not_come(path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Code 11 then, and 50 for STATUS at once."""
+    path.handlers.cidrs = Kubernetes()
+    body = network("1.1.0", subnet="usePodCidrIPv6")
+    answer = error_of(await path.answer(call(body)))
+    text = (
+        "cannot assign an address: subnet is usePodCidrIPv6, and Kubernetes has not told this node's podCIDRs yet; "
+        "the runtime will try again"
+    )
+    assert (answer["code"], answer["msg"]) == (11, text)
+    status = error_of(path.ask(call(body, CNI_COMMAND="STATUS")))
+    assert (status["code"], status["msg"]) == (50, f"cannot serve ADD: {text}")
     assert path.journal == []
 
 
@@ -265,7 +294,6 @@ async def test_a_reply_waits_for_the_durability_that_was_asked_for(autojump_cloc
         assert path.log[-1] == "durable begins RangeAssigned"
         path.written.set()
     assert path.log[-2:] == ["durable ends", "observe 0"]
-    assert autojump_clock.rate == 0
 
 
 def test_check_of_an_attachment_with_ranges(path: Path) -> None:

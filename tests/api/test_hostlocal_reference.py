@@ -150,7 +150,7 @@ class Twins:
 def usable(config: Config) -> bool:
     """Whether our own reading accepts the configuration: that host-local agrees is the first test's subject."""
     try:
-        read_plan(msgspec.convert(config, NetworkConfig), None)
+        read_plan(msgspec.convert(config, NetworkConfig), lambda: None)
     except RefusedError:
         return False
     return True

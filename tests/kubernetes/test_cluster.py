@@ -490,6 +490,22 @@ async def test_pod_cidrs_that_come_late_are_asked_for_when_they_are_wanted(
         assert server.count("get nodes") == 2
 
 
+async def test_who_waits_for_pod_cidrs_gets_them_when_they_come(
+    wire: Wire, server: ApiServer, autojump_clock: MockClock
+) -> None:
+    """At once if they are known, within two seconds or so if they come late, and () after the time that a wait has."""
+    server.put(node(NODE))
+    async with wire.running() as cluster:
+        assert await cluster.wait_for_pod_cidrs() == ()
+        assert trio.current_time() == pytest.approx(5, abs=0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.wait_for_pod_cidrs)
+            await trio.sleep(2.5)
+            server.put(node(NODE, "10.2.0.0/24"))
+        assert trio.current_time() < 5 + 2.5 + 2.1
+        assert await cluster.wait_for_pod_cidrs() == ("10.2.0.0/24",)
+
+
 async def test_a_node_that_cannot_be_read_is_asked_for_again(
     wire: Wire, server: ApiServer, autojump_clock: MockClock
 ) -> None:
