@@ -279,28 +279,41 @@ def _flag(config: NetworkConfig, name: str, *, default: bool) -> bool:
 
 
 def _requested(config: NetworkConfig, args: Mapping[str, str]) -> dict[int, int]:
-    """The addresses asked for, as integers by IP version, wherever they are; raises RefusedError (4, 7).
+    """The addresses asked for, as integers by IP version; raises RefusedError (4, 7).
+
+    Sources may repeat each other, not contradict.
+    """
+    addresses: dict[int, int] = {}
+    found = requested_addresses(config, args)
+    if not found:
+        return addresses
+    sources: dict[int, str] = {}
+    for (family, value), source in found:
+        if addresses.setdefault(family, value) != value:
+            raise _contradiction(family, addresses[family], sources[family], value, source)
+        sources.setdefault(family, source)
+    return addresses
+
+
+def requested_addresses(config: NetworkConfig, args: Mapping[str, str]) -> list[tuple[tuple[int, int], str]]:
+    """The addresses asked for, as IP version and integer, each with where it is; raises RefusedError (4, 7).
 
     ``IP=`` is a list separated by commas, ``args.cni.ips`` and the capability ``ips`` are JSON lists; each address may
-    have a prefix length, which is ignored. Sources may repeat each other, not contradict.
+    have a prefix length, which is ignored.
     """
     ips, arguments = (config.runtimeConfig or {}).get("ips"), config.args.cni.get("ips") if config.args else None
     if not args.get("IP") and ips is None and arguments is None:
         return _NONE_REQUESTED
-    addresses: dict[int, int] = {}
-    sources: dict[int, str] = {}
+    addresses = []
     texts = [(text, "IP in CNI_ARGS") for text in filter(None, args.get("IP", "").split(","))]
     texts += [(text, "args.cni.ips") for text in _texts(arguments, "args.cni.ips")]
     texts += [(text, "runtimeConfig.ips") for text in _texts(ips, "runtimeConfig.ips")]
     for text, source in texts:
         try:
-            family, value = _address(text.strip())
+            addresses.append((_address(text.strip()), source))
         except ValueError as error:
             code = Code.INVALID_ENVIRONMENT if source == "IP in CNI_ARGS" else Code.INVALID_CONFIGURATION
             raise RefusedError(code, f"cannot assign the requested address: {source}: {error}; correct it") from error
-        if addresses.setdefault(family, value) != value:
-            raise _contradiction(family, addresses[family], sources[family], value, source)
-        sources.setdefault(family, source)
     return addresses
 
 
@@ -313,7 +326,7 @@ def _contradiction(family: int, one: int, source: str, other: int, other_source:
     )
 
 
-_NONE_REQUESTED: dict[int, int] = {}
+_NONE_REQUESTED: list[tuple[tuple[int, int], str]] = []
 
 
 def _texts(raw: Raw | None, name: str) -> list[str]:

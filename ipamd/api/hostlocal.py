@@ -5,20 +5,20 @@ it); the words of errors and their codes are ours. Pools, and what belongs to th
 not used: what is held is in the daemon's state file.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ipamd.api.cni import Invocation, NetworkConfig, RangeConfig, Route, labels_of
+from ipamd.api.cni import Invocation, NetworkConfig, RangeConfig, Route, labels_of, requested_addresses
 from ipamd.api.resolv import Dns
 from ipamd.api.result import encode
 from ipamd.core.address import BITS, format_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import RangeAssigned
-from ipamd.core.ranges import Address, Range, RangeSet, check_sets, find, read_address, read_range
+from ipamd.core.ranges import Range, RangeSet, check_sets, find, read_address, read_range
 from ipamd.core.request import RangeRequest
 
 AskCidrs = Callable[[], Sequence[str] | None]
@@ -88,8 +88,10 @@ def _resolved(each: RangeConfig, ask: AskCidrs) -> RangeConfig:
         return each
     known = ask()
     if known is None:
-        raise _unusable(
-            f"subnet {each.subnet} needs Kubernetes, which this ipamd does not ask; name the subnet instead"
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot use the network configuration: subnet {each.subnet} is what Kubernetes says, which is not asked; "
+            "set kubernetes.config, or name the subnet",
         )
     if not known:
         raise UnknownCidrsError(
@@ -129,30 +131,10 @@ def _route(route: Route) -> tuple[int, Route]:
 
 
 def range_request(invocation: Invocation, plan: Plan) -> RangeRequest:
-    """What an ADD asks the core for; raises RefusedError (7) for requested addresses that are none."""
-    try:
-        wanted = tuple(dict.fromkeys(_wanted(text) for text in _requested(invocation)))
-    except ValueError as error:
-        raise _unusable(f"a requested address cannot be read: {error}") from error
+    """What an ADD asks the core for; raises RefusedError (4, 7) for requested addresses that are none."""
+    requested = requested_addresses(invocation.config, invocation.args)
+    wanted = tuple(dict.fromkeys(address for address, _source in requested))
     return RangeRequest(invocation.attachment, plan.sets, labels_of(invocation), invocation.started, wanted)
-
-
-def _requested(invocation: Invocation) -> Iterable[str]:
-    """The addresses that ``IP=``, ``args.cni.ips`` and the ``ips`` capability ask for, in this order."""
-    config = invocation.config
-    if invocation.args.get("IP"):
-        yield invocation.args["IP"]
-    for values in (config.args.cni if config.args else {}, config.runtimeConfig or {}):
-        if "ips" in values:
-            yield from msgspec.json.decode(values["ips"], type=list[str] | None) or ()
-
-
-def _wanted(text: str) -> Address:
-    address, slash, length = text.partition("/")
-    wanted = read_address(address)
-    if slash and not (length.isdecimal() and int(length) <= BITS[6 if ":" in address else 4]):
-        raise ValueError(f"{text!r} is neither an address nor a CIDR")
-    return wanted
 
 
 def answer(config: NetworkConfig, plan: Plan, assigned: RangeAssigned, dns: Dns) -> bytes:

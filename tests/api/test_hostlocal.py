@@ -94,21 +94,6 @@ def test_ranges_need_no_store() -> None:
             SUBNET,
             "runtimeConfig.ipRanges: Object missing required field `subnet` - at `$[0][0]`",
         ),
-        (
-            {"runtimeConfig": {"ips": ["10.1.0.9/x"]}},
-            SUBNET,
-            "a requested address cannot be read: '10.1.0.9/x' is neither an address nor a CIDR",
-        ),
-        (
-            {"args": {"cni": {"ips": [7]}}},
-            SUBNET,
-            "a requested address cannot be read: Expected `str`, got `int` - at `$[0]`",
-        ),
-        (
-            {},
-            {"subnet": "usePodCidr"},
-            "subnet usePodCidr needs Kubernetes, which this ipamd does not ask; name the subnet instead",
-        ),
     ],
 )
 def test_a_configuration_that_is_refused(
@@ -117,6 +102,14 @@ def test_a_configuration_that_is_refused(
     """Code 7, and nothing is assigned."""
     answer = error_of(path.ask(call({**network(**ipam), **changes})))
     text = f"cannot use the network configuration: {why}; correct the CNI configuration"
+    assert (answer["code"], answer["msg"]) == (7, text)
+    assert path.journal == []
+
+
+def test_a_requested_address_that_is_none(path: Path) -> None:
+    """Code 7, as with pools."""
+    answer = error_of(path.ask(call({**network(**SUBNET), "runtimeConfig": {"ips": ["10.1.0.9/x"]}})))
+    text = "cannot assign the requested address: runtimeConfig.ips: '10.1.0.9/x' is not an address; correct it"
     assert (answer["code"], answer["msg"]) == (7, text)
     assert path.journal == []
 
@@ -207,6 +200,18 @@ def test_the_nodes_cidr_as_subnet(path: Path) -> None:
     assert addresses_of(path.ask(call(network(**both)))) == ["10.244.1.2/24", "fd00:244::2/64"]
     top = network(subnet="usePodCidr")
     assert addresses_of(path.ask(call(top, CNI_CONTAINERID="c2"))) == ["10.244.1.3/24"]
+
+
+def test_the_nodes_cidr_without_kubernetes(path: Path) -> None:
+    """Code 7: nobody asks Kubernetes, so waiting would not help."""
+    answer = error_of(path.ask(call(network(subnet="usePodCidr"))))
+    assert (answer["code"], answer["msg"]) == (
+        7,
+        (
+            "cannot use the network configuration: subnet usePodCidr is what Kubernetes says, which is not asked; "
+            "set kubernetes.config, or name the subnet"
+        ),
+    )
 
 
 def test_a_node_without_a_cidr_of_the_ip_version(path: Path) -> None:
