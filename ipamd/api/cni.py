@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from ipamd.api.http import Request
-from ipamd.core.address import format_address, parse_address
+from ipamd.core.address import FAMILIES, format_address, parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.pod import ADDRESSES, PodFacts
@@ -199,6 +199,9 @@ def _read_args(text: str) -> dict[str, str]:
     return args
 
 
+_NAMED_BY = {family: f"ipam.ipv{family}_pools of the CNI configuration" for family in FAMILIES}
+
+
 def add_request(invocation: Invocation) -> AddRequest:
     """What an ADD asks the core for; raises RefusedError (4, 7)."""
     config, args = invocation.config, invocation.args
@@ -217,9 +220,8 @@ def add_request(invocation: Invocation) -> AddRequest:
             'cannot assign an address: both assign_ipv4 and assign_ipv6 are false; set one of them to "true"',
         )
     named = {4: tuple(config.ipam.ipv4_pools or ()), 6: tuple(config.ipam.ipv6_pools or ())}
-    by = "the CNI configuration"
     return AddRequest(
-        invocation.attachment, families, labels_of(invocation), invocation.started, named, by, None, addresses
+        invocation.attachment, families, labels_of(invocation), invocation.started, named, _NAMED_BY, None, addresses
     )
 
 
@@ -253,8 +255,7 @@ def for_pod(asked: AddRequest, config: NetworkConfig, pod: PodFacts) -> AddReque
             Code.INVALID_CONFIGURATION, f"cannot assign an address to {asked.subject}: {pod.problem}; correct it"
         )
     named = {**asked.named, **pod.pools}
-    by = [pod.pools_by.get(family, f"ipam.ipv{family}_pools") for family in asked.families if named.get(family)]
-    named_by = " and ".join(dict.fromkeys(by)) or asked.named_by
+    named_by = {**asked.named_by, **pod.pools_by}
     addresses = {**asked.addresses, **pod.addresses}
     for family, value in asked.addresses.items():
         if addresses[family] != value:

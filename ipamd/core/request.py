@@ -21,7 +21,7 @@ class AddRequest(Struct, frozen=True):
     labels: dict[str, str]
     started: int
     named: dict[int, tuple[str, ...]] = {}
-    named_by: str = "the request"
+    named_by: dict[int, str] = {}
     namespace_labels: dict[str, str] | None = None
     addresses: dict[int, int] = {}
 

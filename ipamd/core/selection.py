@@ -129,9 +129,10 @@ class Selection:
     def _refusal_named(self, request: AddRequest, family: int, name: str) -> RefusedError:
         its = [pool for pool in self._pools[family] if name == pool.name or _masked(name) == str(pool.cidr)]
         exclusion = self.bar(its[0]) if its else self._broken.get(name)
+        by = request.named_by.get(family, "the request")
         return RefusedError(
             Code.NO_POOL,
-            f"cannot assign an IPv{family} address to {request.subject}: pool {name}, which {request.named_by} names, "
+            f"cannot assign an IPv{family} address to {request.subject}: pool {name}, which {by} names, "
             f"{exclusion.why if exclusion else 'does not exist'}; "
             "name an enabled pool of this IP version, by name or CIDR",
         )

@@ -80,12 +80,13 @@ def test_an_annotation_comes_before_the_cni_configuration() -> None:
     both = {**PTP, "ipam": {"type": "ipamd", "assign_ipv6": "true", "ipv4_pools": ["c4"], "ipv6_pools": ["c6"]}}
     asked = completed(annotated({POOLS[4]: '["p4"]'}, {POOLS[4]: '["n4"]'}), both)
     assert asked.named == {4: ("p4",), 6: ("c6",)}
-    assert asked.named_by == f"pod annotation {POOLS[4]} and ipam.ipv6_pools"
+    configured = {version: f"ipam.ipv{version}_pools of the CNI configuration" for version in (4, 6)}
+    assert asked.named_by == {**configured, 4: f"pod annotation {POOLS[4]}"}
     asked = completed(annotated({}, {POOLS[6]: '["n6"]', POOLS[4]: '["n4"]'}), both)
     assert asked.named == {4: ("n4",), 6: ("n6",)}
-    assert asked.named_by == f"namespace annotation {POOLS[4]} and namespace annotation {POOLS[6]}"
+    assert asked.named_by == {version: f"namespace annotation {POOLS[version]}" for version in (4, 6)}
     asked = completed(annotated({POOLS[4]: '["p4"]'}))
-    assert (asked.named, asked.named_by) == ({4: ("p4",), 6: ()}, f"pod annotation {POOLS[4]}")
+    assert (asked.named, asked.named_by[4]) == ({4: ("p4",), 6: ()}, f"pod annotation {POOLS[4]}")
     asked = completed(annotated({POOLS[4]: "[]"}), both)
     assert asked.named[4] == (), "an empty list names no pool, whatever the configuration says"
 

@@ -26,7 +26,7 @@ def pool(name: str, cidr: str = "10.0.0.0/16", **spec: object) -> Pool:
 def request(*named: str, family: int = 4, namespace: dict[str, str] | None = None, by: str = "") -> AddRequest:
     """An ADD of default/web-1 that names these pools, of a namespace with these labels."""
     asked = msgspec.structs.replace(REQUEST, named={family: named} if named else {}, namespace_labels=namespace)
-    return msgspec.structs.replace(asked, named_by=by) if by else asked
+    return msgspec.structs.replace(asked, named_by={family: by}) if by else asked
 
 
 def chosen(

@@ -159,8 +159,8 @@ def test_only_nodes_of_type_test_take_from_the_extra_pool(etcd: EtcdProcess, sta
     assert refusal(node2, "third", network(ipv4_pools=["default-ipv4-ippool"])) == (
         100,
         (
-            "cannot assign an IPv4 address to default/pod-third: pool default-ipv4-ippool, which the CNI configuration "
-            "names, is disabled; name an enabled pool of this IP version, by name or CIDR"
+            "cannot assign an IPv4 address to default/pod-third: pool default-ipv4-ippool, which ipam.ipv4_pools of the "
+            "CNI configuration names, is disabled; name an enabled pool of this IP version, by name or CIDR"
         ),
     )
     assert not agreed(etcd, node1, node2).problems()
