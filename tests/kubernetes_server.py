@@ -260,10 +260,10 @@ class ApiServer:
             with trio.move_on_after(int(query["timeoutSeconds"])):
                 while True:
                     bell = self._bell
-                    for change in [c for c in self._changes if c.revision > seen and c.plural == plural]:
-                        if _selected(change.object, query):
+                    changes, seen = [c for c in self._changes if c.revision > seen], self._revision
+                    for change in changes:
+                        if change.plural == plural and _selected(change.object, query):
                             await _send_line(stream, {"type": change.type, "object": change.object})
-                    seen = self._revision
                     injected, told = self._injected[told:], len(self._injected)
                     for of, event in injected:
                         if of == plural:
