@@ -149,7 +149,8 @@ class Client:
             yield
         except httpx.TimeoutException as error:
             raise ApiError(_late(timeout)) from error
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        # UnicodeError: what getaddrinfo says of a host name that cannot be one.
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as error:
             raise ApiError(f"the Kubernetes API cannot be reached ({_words(error)})") from error
 
 

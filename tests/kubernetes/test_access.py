@@ -221,7 +221,13 @@ async def test_certificates_that_cannot_be_used_are_told(tls: Tls) -> None:
         await client.get("/api/v1/namespaces")
 
 
-@pytest.mark.parametrize("server", ["https://127.0.0.1:1", "ftp://127.0.0.1", "nonsense", "http://[::1", ""])
+@pytest.mark.parametrize(
+    "server",
+    [
+        "https://127.0.0.1:1", "ftp://127.0.0.1", "nonsense", "http://[::1", "", "http://" + "a" * 64 + ".example",
+        "http://a..b", "http://127.0.0.1:99999", "http://-", "http://\u0000", "http://ü\ud800", "http://xn--a",
+    ],
+)  # fmt: skip
 async def test_a_server_that_cannot_be_reached_is_an_error_with_words(server: str) -> None:
     """Refused, or no URL at all: no exception of another kind gets out."""
     client = Client(Credentials(lambda _files: Access(server)), tcp)
