@@ -28,12 +28,13 @@ from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd
 from ipamd.api.spool import Spool
 from ipamd.api.waiting import Waiting
-from ipamd.config import Config
+from ipamd.config import Config, DefaultPools
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Committed, Fact, RangeAssigned, Released, Withdrawn
 from ipamd.core.ledger import Ledger
+from ipamd.core.pool import Pool
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
@@ -44,7 +45,7 @@ from ipamd.metrics import Metrics
 from ipamd.report import Report, demo_lines
 from ipamd.store.base import Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
-from ipamd.store.default_pools import create_default_pools
+from ipamd.store.default_pools import DefaultPool, create_default_pools
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
 
@@ -266,22 +267,26 @@ class Daemon:
             await self._create_default_pools(store)
 
     async def _create_default_pools(self, store: Store) -> None:
-        pools = self.config.default_pools
-        cidrs = [parse_cidr(text) for text in (pools.ipv4_cidr, pools.ipv6_cidr) if text]
-        while cidrs:
+        pools = _default_pools(self.config.default_pools)
+        told = ""
+        while pools:
             try:
                 if self.ledger.settings.locked:
                     await trio.sleep(1.0)
                     continue
-                uids = (str(uuid.uuid4()) for _ in cidrs)
-                created = await create_default_pools(store, cidrs, uids, self._now().unix)
+                uids = (str(uuid.uuid4()) for _ in pools)
+                created, hindered = await create_default_pools(store, pools, uids, self._now().unix)
+                problem = "; ".join(hindered)
             except (StoreUnavailableError, StoreRefusedError) as error:
-                _log.warning("cannot create the default pools", error=str(error))
-                await trio.sleep(1.0)
-            else:
-                if created:
-                    _log.info("default pools created", pools=" ".join(created))
+                created, problem = [], str(error)
+            if created:
+                _log.info("default pools created", pools=" ".join(created))
+            if not problem:
                 return
+            if problem != told:
+                _log.warning("cannot create the default pools", error=problem)
+            told = problem
+            await trio.sleep(1.0)
 
     async def _keep_house(self) -> None:
         while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
@@ -463,6 +468,20 @@ def _open_kubernetes(config: Config) -> "Cluster":
     source = config.kubernetes.config
     load = in_cluster(os.environ) if source == "in-cluster" else kubeconfig(Path(source))
     return Cluster(Client(Credentials(load)), config.node, config.kubernetes.timeout, _report)
+
+
+def _default_pools(config: DefaultPools) -> list[DefaultPool]:
+    """The pools to make where the store has none."""
+    pools = []
+    if config.ipv4_cidr:
+        pool = Pool("default-ipv4-ippool", parse_cidr(config.ipv4_cidr), config.ipv4_block_size)
+        modes = (config.ipv4_ipip, config.ipv4_vxlan, config.ipv4_nat_outgoing, config.ipv4_disable_bgp_export)
+        pools.append(DefaultPool(pool, config.ipv4_node_selector, *modes))
+    if config.ipv6_cidr:
+        pool = Pool("default-ipv6-ippool", parse_cidr(config.ipv6_cidr), config.ipv6_block_size)
+        modes = ("Never", config.ipv6_vxlan, config.ipv6_nat_outgoing, config.ipv6_disable_bgp_export)
+        pools.append(DefaultPool(pool, config.ipv6_node_selector, *modes))
+    return pools
 
 
 def _open_etcd(config: Config) -> Store:

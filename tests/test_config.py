@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipamd.config import KEYS, Config, ConfigError, default_file, load, render, split_address, suggest
+from ipamd.config import KEYS, Config, ConfigError, DefaultPools, default_file, load, render, split_address, suggest
 
 NODE = {"node": "n1"}
 
@@ -68,8 +68,20 @@ def test_the_defaults_are_those_documented() -> None:
         "flush.linger": 0.02,
         "flush.max_operations": 64,
         "flush.max_bytes": 1048576,
+        "default_pools.none": False,
         "default_pools.ipv4_cidr": "",
+        "default_pools.ipv4_block_size": 26,
+        "default_pools.ipv4_ipip": "Never",
+        "default_pools.ipv4_vxlan": "Never",
+        "default_pools.ipv4_nat_outgoing": True,
+        "default_pools.ipv4_node_selector": "all()",
+        "default_pools.ipv4_disable_bgp_export": False,
         "default_pools.ipv6_cidr": "",
+        "default_pools.ipv6_block_size": 122,
+        "default_pools.ipv6_vxlan": "Never",
+        "default_pools.ipv6_nat_outgoing": False,
+        "default_pools.ipv6_node_selector": "all()",
+        "default_pools.ipv6_disable_bgp_export": False,
         "kubernetes.config": "",
         "kubernetes.timeout": 5.0,
     }
@@ -218,7 +230,23 @@ def test_a_host_name_that_is_no_node_name_matters_only_without_node(monkeypatch:
         ("kubernetes.config", "config", 'must be in-cluster or the absolute path of a kubeconfig, not "config"'),
         ("default_pools.ipv4_cidr", "10.0.0.1/16", "must be an IPv4 CIDR: 10.0.0.1/16 has host bits set"),
         ("default_pools.ipv4_cidr", "fd00::/64", 'must be an IPv4 CIDR, not "fd00::/64"'),
-        ("default_pools.ipv4_cidr", "10.0.0.0/27", 'must hold at least one block (a /26), not "10.0.0.0/27"'),
+        (
+            "default_pools.ipv4_cidr",
+            "169.254.1.0/24",
+            'must not overlap link-local addresses (169.254.0.0/16), as "169.254.1.0/24" does',
+        ),
+        (
+            "default_pools.ipv6_cidr",
+            "fe80::/64",
+            'must not overlap link-local addresses (fe80::/10), as "fe80::/64" does',
+        ),
+        ("default_pools.ipv4_block_size", "19", "must be a whole number from 20 to 32, not 19"),
+        ("default_pools.ipv6_block_size", "129", "must be a whole number from 116 to 128, not 129"),
+        (
+            "default_pools.ipv4_node_selector",
+            "global()",
+            "must not use global(), which means nothing for a node",
+        ),
         ("default_pools.ipv6_cidr", "fd00::", "must be an IPv6 CIDR: 'fd00::' is not a CIDR: it has no prefix length"),
     ],
 )
@@ -503,6 +531,99 @@ def test_the_path_of_the_file_cannot_forge_a_line_of_what_is_printed(tmp_path: P
     assert tomllib.loads(render(load(NODE, {}, file)))["node"] == "n1"
 
 
+# --- default pools by Calico's own variables ------------------------------------------------------------------
+
+
+def test_the_variables_of_calicos_node_agent_are_understood() -> None:
+    """Each of its settings for default pools, in its own words."""
+    env = {
+        "CALICO_IPV4POOL_CIDR": "10.48.0.0/16",
+        "CALICO_IPV4POOL_BLOCK_SIZE": "24",
+        "CALICO_IPV4POOL_IPIP": "off",
+        "CALICO_IPV4POOL_VXLAN": "Cross-Subnet",
+        "CALICO_IPV4POOL_NAT_OUTGOING": "no",
+        "CALICO_IPV4POOL_NODE_SELECTOR": "rack == '0'",
+        "CALICO_IPV4POOL_DISABLE_BGP_EXPORT": "1",
+        "CALICO_IPV6POOL_CIDR": "none",
+        "CALICO_IPV6POOL_BLOCK_SIZE": "",
+        "CALICO_IPV6POOL_VXLAN": "always",
+        "CALICO_IPV6POOL_NAT_OUTGOING": "true",
+        "CALICO_NODENAME": "is none of our business",
+    }
+    pools = load(NODE, env, None).config.default_pools
+    assert pools == DefaultPools(
+        ipv4_cidr="10.48.0.0/16",
+        ipv4_block_size=24,
+        ipv4_vxlan="CrossSubnet",
+        ipv4_nat_outgoing=False,
+        ipv4_node_selector="rack == '0'",
+        ipv4_disable_bgp_export=True,
+        ipv6_vxlan="Always",
+        ipv6_nat_outgoing=True,
+    )
+
+
+def test_calicos_variables_stand_between_the_file_and_our_own(tmp_path: Path) -> None:
+    """They win over the file, and yield to IPAMD_ variables and flags."""
+    file = write(tmp_path, "[default_pools]\nipv4_block_size = 20\nipv4_ipip = 'Always'\nipv4_nat_outgoing = false\n")
+    env = {"CALICO_IPV4POOL_BLOCK_SIZE": "21", "CALICO_IPV4POOL_IPIP": "CrossSubnet"}
+    loaded = load(NODE, {**env, "IPAMD_DEFAULT_POOLS_IPV4_BLOCK_SIZE": "22"}, file)
+    pools = loaded.config.default_pools
+    assert (pools.ipv4_block_size, pools.ipv4_ipip, pools.ipv4_nat_outgoing) == (22, "CrossSubnet", False)
+    assert loaded.origins["default_pools.ipv4_ipip"] == "env:CALICO_IPV4POOL_IPIP"
+    assert load({**NODE, "default_pools.ipv4_ipip": "Never"}, env, None).config.default_pools.ipv4_ipip == "Never"
+
+
+@pytest.mark.parametrize(
+    ("env", "problem"),
+    [
+        (
+            {"CALICO_IPV4POOL_IPIP": "maybe"},
+            'CALICO_IPV4POOL_IPIP: must be one of Always, CrossSubnet, Never, not "maybe"',
+        ),
+        (
+            {"CALICO_IPV4POOL_IPIP": "Always", "CALICO_IPV4POOL_VXLAN": "Always"},
+            (
+                "default_pools.ipv4_ipip and default_pools.ipv4_vxlan are both on; a pool has one tunnel: turn one off "
+                "[default_pools.ipv4_ipip from env:CALICO_IPV4POOL_IPIP, "
+                "default_pools.ipv4_vxlan from env:CALICO_IPV4POOL_VXLAN]"
+            ),
+        ),
+        (
+            {"NO_DEFAULT_POOLS": "True", "CALICO_IPV4POOL_CIDR": "10.0.0.0/16"},
+            (
+                "default_pools.none is true but a CIDR is given; leave out one of them "
+                "[default_pools.none from env:NO_DEFAULT_POOLS, default_pools.ipv4_cidr from env:CALICO_IPV4POOL_CIDR, "
+                "default_pools.ipv6_cidr from default]"
+            ),
+        ),
+        (
+            {"CALICO_IPV4POOL_CIDR": "10.3.0.0/28"},
+            (
+                "a default pool of 10.3.0.0/28 does not hold a block of /26; make the pool larger or its blocks smaller "
+                "[default_pools.ipv4_cidr from env:CALICO_IPV4POOL_CIDR, default_pools.ipv4_block_size from default]"
+            ),
+        ),
+        (
+            {"CALICO_IPV6POOL_CIDR": "fd00::/124"},
+            (
+                "a default pool of fd00::/124 does not hold a block of /122; make the pool larger or its blocks smaller "
+                "[default_pools.ipv6_cidr from env:CALICO_IPV6POOL_CIDR, default_pools.ipv6_block_size from default]"
+            ),
+        ),
+    ],
+)
+def test_what_calico_refuses_of_a_default_pool_is_refused(env: dict[str, str], problem: str) -> None:
+    """Told at the start, in words, with the variable that says so."""
+    assert problems(env=env) == [problem]
+
+
+def test_a_selector_that_cannot_be_read_is_refused() -> None:
+    """With the character at which it cannot."""
+    (problem,) = problems(env={"CALICO_IPV6POOL_NODE_SELECTOR": "rack = 1"})
+    assert problem.startswith("CALICO_IPV6POOL_NODE_SELECTOR: must be a selector: ")
+
+
 _paths = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.isprintable).map("/{}".format)
 _hosts = st.sampled_from(["a", "etcd-0.example.org", "10.0.0.1", "[fd00::1]", "localhost"])
 _addresses = st.builds("{}:{}".format, _hosts, st.integers(1, 65535))
@@ -520,7 +641,9 @@ _texts: dict[str, st.SearchStrategy[str]] = {
     "reserve.min": st.integers(1, 256).map(str),
     "flush.linger": st.floats(0, 5).map("{:.17f}".format),
     "flush.max_bytes": st.integers(65536, 1_500_000).map(str),
-    "default_pools.ipv6_cidr": st.sampled_from(["", "fd00::/48", "::/0"]),
+    "default_pools.ipv6_cidr": st.sampled_from(["", "fd00::/48", "fd00:10:244::/64"]),
+    "default_pools.ipv4_nat_outgoing": st.sampled_from(["true", "false"]),
+    "default_pools.ipv4_node_selector": st.sampled_from(["all()", "rack == '0' && !has(gpu)"]),
     "kubernetes.config": st.sampled_from(["", "in-cluster", "/etc/kubernetes/kubelet.conf"]),
 }
 

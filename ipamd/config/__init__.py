@@ -12,7 +12,7 @@ May import nothing of ipamd but ``core.address``.
 """
 
 from ipamd.config.render import render
-from ipamd.config.schema import KEYS, Config, Key
+from ipamd.config.schema import KEYS, Config, DefaultPools, Key
 from ipamd.config.sources import DEFAULT_FILE, ConfigError, Loaded, default_file, load, suggest
 from ipamd.config.values import split_address
 
@@ -21,6 +21,7 @@ __all__ = [
     "KEYS",
     "Config",
     "ConfigError",
+    "DefaultPools",
     "Key",
     "Loaded",
     "default_file",

@@ -3,7 +3,7 @@
 A rule names the keys it reads, so that it is left out where one of them was refused already, and so that the
 message can say where each of them came from.
 
-May import nothing of ipamd but ``config.schema``.
+May import nothing of ipamd but ``config.schema`` and ``core.address``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from msgspec import Struct
 
 from ipamd.config.schema import Config
+from ipamd.core.address import parse_cidr
 
 
 class Rule(Struct, frozen=True):
@@ -84,6 +85,26 @@ def _user_with_password(config: Config) -> str:
     return "etcd.username and etcd.password_file belong together; give both or none"
 
 
+def _pools_or_none(config: Config) -> str:
+    pools = config.default_pools
+    if not pools.none or not (pools.ipv4_cidr or pools.ipv6_cidr):
+        return ""
+    return "default_pools.none is true but a CIDR is given; leave out one of them"
+
+
+def _pool_holds_a_block(cidr: str, size: int) -> str:
+    if not cidr or parse_cidr(cidr).prefix <= size:
+        return ""
+    return f"a default pool of {cidr} does not hold a block of /{size}; make the pool larger or its blocks smaller"
+
+
+def _one_tunnel(config: Config) -> str:
+    pools = config.default_pools
+    if "Never" in (pools.ipv4_ipip, pools.ipv4_vxlan):
+        return ""
+    return "default_pools.ipv4_ipip and default_pools.ipv4_vxlan are both on; a pool has one tunnel: turn one off"
+
+
 RULES: tuple[Rule, ...] = (
     Rule(("node",), _node_named),
     Rule(("store", "etcd.endpoints"), _etcd_has_endpoints),
@@ -93,4 +114,14 @@ RULES: tuple[Rule, ...] = (
     Rule(("etcd.cert_file", "etcd.key_file"), _certificate_with_key),
     Rule(("etcd.username", "etcd.password_file"), _user_with_password),
     Rule(("reserve.min", "reserve.max"), _reserve_ordered),
+    Rule(("default_pools.none", "default_pools.ipv4_cidr", "default_pools.ipv6_cidr"), _pools_or_none),
+    Rule(
+        ("default_pools.ipv4_cidr", "default_pools.ipv4_block_size"),
+        lambda c: _pool_holds_a_block(c.default_pools.ipv4_cidr, c.default_pools.ipv4_block_size),
+    ),
+    Rule(
+        ("default_pools.ipv6_cidr", "default_pools.ipv6_block_size"),
+        lambda c: _pool_holds_a_block(c.default_pools.ipv6_cidr, c.default_pools.ipv6_block_size),
+    ),
+    Rule(("default_pools.ipv4_ipip", "default_pools.ipv4_vxlan"), _one_tunnel),
 )

@@ -2,7 +2,7 @@
 
 The annotations say everything about a key once: type, range, choices and its line of help. ``KEYS`` is read off
 them, and the names of a key in the environment and on the command line follow from its path alone: ``reserve.min``
-is ``IPAMD_RESERVE_MIN`` and ``--reserve-min``.
+is ``IPAMD_RESERVE_MIN`` and ``--reserve-min``. Only the default pools have a second name, that of Calico's node agent.
 
 May import nothing of ipamd.
 """
@@ -81,11 +81,26 @@ class Flush(Struct, frozen=True, kw_only=True):
     max_bytes: Annotated[int, Meta(ge=65536, le=1_500_000, description="bytes in one transaction")] = _MIB
 
 
-class DefaultPools(Struct, frozen=True, kw_only=True):
-    """Pools to create at the first start, when the store has none."""
+Mode = Literal["Never", "Always", "CrossSubnet"]
 
+
+class DefaultPools(Struct, frozen=True, kw_only=True):
+    """Pools to create at start, when the store has none of the IP version; the defaults are Calico's."""
+
+    none: Annotated[bool, Meta(description="create no pool; a CIDR must not be given then")] = False
     ipv4_cidr: Annotated[str, Meta(description="IPv4 pool to create; empty: none")] = ""
+    ipv4_block_size: Annotated[int, Meta(ge=20, le=32, description="prefix length of its blocks")] = 26
+    ipv4_ipip: Annotated[Mode, Meta(description="its ipipMode, not with ipv4_vxlan")] = "Never"
+    ipv4_vxlan: Annotated[Mode, Meta(description="its vxlanMode, not with ipv4_ipip")] = "Never"
+    ipv4_nat_outgoing: Annotated[bool, Meta(description="its natOutgoing")] = True
+    ipv4_node_selector: Annotated[str, Meta(description="its nodeSelector")] = "all()"
+    ipv4_disable_bgp_export: Annotated[bool, Meta(description="its disableBGPExport")] = False
     ipv6_cidr: Annotated[str, Meta(description="IPv6 pool to create; empty: none")] = ""
+    ipv6_block_size: Annotated[int, Meta(ge=116, le=128, description="prefix length of its blocks")] = 122
+    ipv6_vxlan: Annotated[Mode, Meta(description="its vxlanMode")] = "Never"
+    ipv6_nat_outgoing: Annotated[bool, Meta(description="its natOutgoing")] = False
+    ipv6_node_selector: Annotated[str, Meta(description="its nodeSelector")] = "all()"
+    ipv6_disable_bgp_export: Annotated[bool, Meta(description="its disableBGPExport")] = False
 
 
 class Kubernetes(Struct, frozen=True, kw_only=True):
@@ -175,6 +190,14 @@ class Key(Struct, frozen=True):
     def environment(self) -> str:
         """Its name in the environment: ``IPAMD_RESERVE_MIN``."""
         return f"IPAMD_{self.path.replace('.', '_').upper()}"
+
+    @property
+    def calico(self) -> str:
+        """The variable by which Calico's node agent is told the same; "" if it has none."""
+        if self.table != "default_pools":
+            return ""
+        version, _, name = self.name.partition("_")
+        return f"CALICO_{version.upper()}POOL_{name.upper()}" if name else "NO_DEFAULT_POOLS"
 
     @property
     def flag(self) -> str:

@@ -1,7 +1,8 @@
 """The four sources of the configuration, read in rising precedence, with every problem told at once.
 
-Order: defaults, the TOML file, the environment, flags. A value that a later source overrides must still be a good
-one: a file with a mistake in it is a trap for the day the override goes.
+Order: defaults, the TOML file, the variables of Calico's node agent for its default pools, our own environment, flags.
+A value that a later source overrides must still be a good one: a file with a mistake in it is a trap for the day the
+override goes.
 
 May import nothing of ipamd but ``config``'s schema, values and checks.
 """
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from ipamd.config.checks import broken_rules
 from ipamd.config.schema import KEYS, TABLES, Config, Key
-from ipamd.config.values import BadValueError, escaped, from_raw, from_text, kind_of, quoted
+from ipamd.config.values import BadValueError, escaped, from_calico, from_raw, from_text, kind_of, quoted
 
 DEFAULT_FILE = Path("/etc/ipamd/ipamd.toml")
 
@@ -134,6 +135,9 @@ class _Reading:
         self._problems.append(f"{name}: unknown key {quoted(inner)}{where}{_suggest_key(table, inner)}")
 
     def take_environment(self, env: Mapping[str, str]) -> None:
+        for key in KEYS.values():
+            if env.get(key.calico):  # an empty variable is none, for Go's programs
+                self.take(key, f"env:{key.calico}", key.calico, from_calico, env[key.calico])
         known = {key.environment: key for key in KEYS.values()}
         for name, text in sorted(env.items()):
             if name in known:

@@ -17,13 +17,13 @@ from msgspec import inspect
 
 from ipamd.config.schema import Key
 from ipamd.core.address import parse_cidr
-from ipamd.core.selector import parse_labels
+from ipamd.core.selector import parse_labels, parse_selector
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NODE = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _SOCKET_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing NUL, unix(7)
-_BLOCK_PREFIX = {4: 26, 6: 122}  # Calico's default block size, which a pool must hold at least once
+_LINK_LOCAL = {4: parse_cidr("169.254.0.0/16"), 6: parse_cidr("fe80::/10")}  # which Calico refuses for a pool
 
 _KINDS: dict[type, str] = {
     bool: "true or false",
@@ -69,6 +69,26 @@ def from_text(key: Key, text: str) -> Any:
     if isinstance(key.type, inspect.VarTupleType):
         return from_raw(key, [item.strip() for item in text.split(",") if item.strip()])
     return from_raw(key, text)
+
+
+def from_calico(key: Key, text: str) -> Any:
+    """The typed value of a key given as Calico's node agent understands it; raises BadValueError."""
+    if isinstance(key.type, inspect.BoolType):
+        if key.calico == "NO_DEFAULT_POOLS":
+            return text.lower() == "true"
+        return text.lower() not in ("false", "0", "no", "n", "f")
+    if isinstance(key.type, inspect.LiteralType):
+        return from_text(key, _MODES.get(text.lower(), text))
+    return from_text(key, "" if text == "none" and key.name.endswith("_cidr") else text)
+
+
+_MODES = {
+    "off": "Never",
+    "never": "Never",
+    "always": "Always",
+    "crosssubnet": "CrossSubnet",
+    "cross-subnet": "CrossSubnet",
+}
 
 
 def from_raw(key: Key, raw: object) -> Any:
@@ -197,10 +217,21 @@ def _check_pool(family: int) -> Callable[[str], None]:
             raise BadValueError(f"must be an IPv{family} CIDR: {error}") from None
         if cidr.family != family:
             raise BadValueError(f"must be an IPv{family} CIDR, not {quoted(text)}")
-        if cidr.prefix > _BLOCK_PREFIX[family]:
-            raise BadValueError(f"must hold at least one block (a /{_BLOCK_PREFIX[family]}), not {quoted(text)}")
+        if cidr.overlaps(_LINK_LOCAL[family]):
+            raise BadValueError(
+                f"must not overlap link-local addresses ({_LINK_LOCAL[family]}), as {quoted(text)} does"
+            )
 
     return check
+
+
+def _check_selector(text: str) -> None:
+    try:
+        parse_selector(text)
+    except ValueError as error:
+        raise BadValueError(f"must be a selector: {error}") from None
+    if re.search(r"\bglobal\s*\(", text):
+        raise BadValueError("must not use global(), which means nothing for a node")
 
 
 def _check_kubernetes(text: str) -> None:
@@ -220,6 +251,8 @@ _FORMATS: dict[str, Callable[[Any], None]] = {
     "etcd.endpoints": _check_endpoints,
     "default_pools.ipv4_cidr": _check_pool(4),
     "default_pools.ipv6_cidr": _check_pool(6),
+    "default_pools.ipv4_node_selector": _check_selector,
+    "default_pools.ipv6_node_selector": _check_selector,
     "kubernetes.config": _check_kubernetes,
 }
 """What a value must be beyond its type; empty ones are not asked."""

@@ -1,7 +1,6 @@
 """Reading the store: the first look, the watch, leftovers of other programs' claims, and settings that change."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -12,7 +11,6 @@ from ipamd.core.address import parse_cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Place
 from ipamd.core.records import affinity_record, attribute, new_block
-from ipamd.store.default_pools import create_default_pools
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 from tests.store.truth import at_rest, view
@@ -339,28 +337,3 @@ async def test_a_reservation_made_later_is_respected(autojump_clock: MockClock, 
         assert min(got) >= 16
         await node.flushed()
         at_rest(store, [node])
-
-
-# --- default pools --------------------------------------------------------------------------------------------
-
-
-async def test_several_nodes_make_the_default_pools_once(autojump_clock: MockClock) -> None:
-    """Ten nodes that start at once on an empty store make one pool of each IP version between them."""
-    store = MemoryStore(delay=0.001)
-    cidrs = [parse_cidr("192.168.0.0/16"), parse_cidr("fd00:10:244::/64")]
-    created: list[str] = []
-
-    async def one(node: int) -> None:
-        uids: Iterator[str] = (f"{node}-{family}" for family in (4, 6))
-        created.extend(await create_default_pools(store, cidrs, uids, 1))
-
-    async with trio.open_nursery() as nursery:
-        for node in range(10):
-            nursery.start_soon(one, node)
-    assert sorted(created) == ["default-ipv4-ippool", "default-ipv6-ippool"]
-    assert sorted(map(keys.name_of, store.records)) == sorted(created)
-
-
-async def test_existing_pools_are_left_alone(autojump_clock: MockClock, store: MemoryStore) -> None:
-    """A cluster that has a pool, even of the other IP version only, gets none by default."""
-    assert await create_default_pools(store, [parse_cidr("fd00::/64")], ["uid"], 1) == []
