@@ -86,7 +86,7 @@ class Calico(Claiming):
                 continue
             if address := await self._again(taker(cidr, affine=True)):
                 return address
-        owned = len(affine)
+        owned = len(usable)
         try:
             while True:
                 cidr = await self._again(lambda owned=owned: self._claim(config, pools, family, reserved, owned))

@@ -38,24 +38,6 @@ BETTER = {
 }
 """Steps whose outcome is another on purpose, with how it differs from the captured one."""
 
-NOT_YET = {
-    "basic 13 ADD static": "requested addresses",
-    "basic 14 ADD static2": "requested addresses",
-    "basic 15 ADD outside": "requested addresses",
-    "basic 41 calicoctl ipam release --ip=192.168.77.5": "requested addresses: it was not given in step 13",
-    "strict": "borrowing: the reserves of nodes withhold addresses from one another",
-    "limits": "blocks that the reserve claimed before the limit was set are kept and used",
-    "pools 16 ADD ipres": "requested addresses",
-    "pools 17 ADD ipoff": "requested addresses",
-    "pools 18 ADD iptun": "requested addresses",
-    "pools 19 ADD ipman": "requested addresses",
-    "pools 20 ADD ipr0": "requested addresses",
-}
-"""Steps, or whole histories, that are not expected to agree yet, and what is missing.
-
-An entry under which everything agrees fails the test: take it out.
-"""
-
 
 @pytest.mark.parametrize("history", ["basic", "strict", "limits", "pools", "migrate-done"])
 def test_a_captured_history_has_the_same_outcome(history: str, etcd: EtcdProcess, start: Start) -> None:
@@ -68,10 +50,5 @@ def test_a_captured_history_has_the_same_outcome(history: str, etcd: EtcdProcess
         state = transcript.settle()
         assert transcript.flaws(state) == [], file
         assert handles(state) == transcript.expected_handles(), file
-    late = {key for key in NOT_YET if key == history or key.startswith(tuple(f"{file} " for file in transcript.files))}
-    excused = {step: key for step in transcript.differing for key in late if key in (step, history)}
-    better = {
-        step: how for step, how in BETTER.items() if step.startswith(tuple(f"{file} " for file in transcript.files))
-    }
-    assert {step: how for step, how in transcript.differing.items() if step not in excused} == better
-    assert late - set(excused.values()) == set(), "these agree now: take them out of NOT_YET"
+    files = tuple(f"{file} " for file in transcript.files)
+    assert transcript.differing == {step: how for step, how in BETTER.items() if step.startswith(files)}

@@ -45,17 +45,21 @@ class Transcript:
         self.etcd = etcd
         self._codes = codes
         self.differing: dict[str, str] = {}
-        nodes = []
         for key, value in capture(history)["etcd"].items():
             if key.startswith((RESOURCES + "nodes/", RESOURCES + "clusterinformations/")):
                 etcd.put(key, value.encode())
-                nodes += [key.rpartition("/")[2]] if "/nodes/" in key else []
-        self.daemons = {node: start(node, ready=False) for node in nodes}
+        self._start = start
+        self.daemons: dict[str, Daemon] = {}
         self.held: dict[str, list[str]] = {}
         self._handles: dict[str, str] = {}
         self._captured: dict[str, list[str]] = {}
-        for daemon in self.daemons.values():
-            wait_for(lambda daemon=daemon: daemon.get("/v1/status", quiet=True).get("store", {}).get("synced"))
+
+    def _daemon(self, node: str) -> Daemon:
+        """A node's daemon, started when its plugin is called first: until then a Calico node, too, has no block."""
+        if node not in self.daemons:
+            daemon = self.daemons[node] = self._start(node, ready=False)
+            wait_for(lambda: daemon.get("/v1/status", quiet=True).get("store", {}).get("synced"))
+        return self.daemons[node]
 
     def run(self) -> Iterator[str]:
         """Carry the files of the history out one after the other; yields the name of each when it is done."""
@@ -96,7 +100,7 @@ class Transcript:
     # --- the plugin -------------------------------------------------------------------------------------------
 
     def _plugin(self, name: str, step: Mapping[str, Any]) -> str:
-        environment = {**step["env"], "IPAMD_SOCKET": str(self.daemons[step["stdin"]["nodename"]].socket)}
+        environment = {**step["env"], "IPAMD_SOCKET": str(self._daemon(step["stdin"]["nodename"]).socket)}
         done = subprocess.run(
             [step["plugin"]], executable=PLUGIN, env=environment, input=json.dumps(step["stdin"]).encode(),
             capture_output=True, check=False, timeout=60,
