@@ -4,6 +4,7 @@
 #   make test    all tests, linters and type checks
 #   make bench   the benchmark; writes .run/bench.md
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
+#   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak system clean
+.PHONY: run test check unit bench soak soak-mixed system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -53,6 +54,9 @@ bench: system $(VENV)/.dev-stamp $(PLUGIN)
 
 soak: $(VENV)/.dev-stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+soak-mixed: $(VENV)/.dev-stamp $(PLUGIN)
+	IPAMD_MIXED_OPERATIONS=10000 $(BIN)/python -m pytest tests/calico/test_mixed_writers.py
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:
