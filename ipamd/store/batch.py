@@ -127,7 +127,9 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | No
     for block in ledger.blocks.values():
         block.note_cooled(now, cooldown)
     for block in ledger.blocks.values():
-        draft.fulfil(block)
+        draft.release(block)
+    for block in ledger.blocks.values():
+        draft.assign(block)
     if not ledger.settings.locked:
         for place in ledger.wanted:
             draft.reserve_wanted(place)
@@ -178,22 +180,34 @@ class _Draft:
         self.full = False
         self._size = 0
         self._affinities = 0
+        self._parting: set[str] = set()
 
     # --- what goes in -----------------------------------------------------------------------------------------
 
-    def fulfil(self, block: Block) -> None:
-        """Take in the block's unfulfilled wishes, as far as there is room."""
+    def release(self, block: Block) -> None:
+        """Free what was given up in a block, as far as there is room."""
         if block.ownerless and block.cooled and self._room(block, self.ledger.reserve_handle):
             self._image(block)
         for ordinal, handle in block.releasing.items():
             if self._room(block, handle):
                 self._release(block, ordinal, handle)
+                self._parting.add(handle)
         if block.withdrawn and self._room(block, self.ledger.reserve_handle):
             # Again, if it was told before: an IPReservation withdraws without a fact of its own.
             self.before.append(Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn))))
             for ordinal in ordinals_of(block.withdrawn):
                 self._free(block, ordinal, self.ledger.reserve_handle)
+
+    def assign(self, block: Block) -> None:
+        """Give the block's ordinals to the attachments that hold them, as far as there is room.
+
+        A handle that gives up an address in this transaction gets another in the next: there is no order of the two
+        changes, with the one record of the handle, of which every prefix is safe.
+        """
         for assigned in block.unflushed.values():
+            if assigned.handle in self._parting:
+                self.full = True
+                continue
             if not self._room(block, assigned.handle):
                 return
             for place in assigned.places:
