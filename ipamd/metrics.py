@@ -125,16 +125,19 @@ class _Collector(Collector):
         ledger = self._ledger
         blocks = GaugeMetricFamily("ipamd_blocks", "Blocks of this node", labels=("pool",))
         addresses = GaugeMetricFamily(
-            "ipamd_addresses", "Addresses of this node's blocks by what they are", labels=("pool", "state")
+            "ipamd_addresses", "Addresses of this node's blocks, and borrowed ones", labels=("pool", "state")
         )
         for name in sorted(ledger.settings.pools):
             of_pool = ledger.blocks_of(name)
-            blocks.add_metric((name,), len(of_pool))
+            own = [block for block in of_pool if block.owned]
+            blocks.add_metric((name,), len(own))
             states = {
-                "in_use": sum(len(b.desired) + sum(map(len, b.adopted.values())) for b in of_pool),
-                "reserve": sum(b.available for b in of_pool),
-                "free": sum(b.unreserved_bits.bit_count() for b in of_pool),
-                "cooling": sum(len(b.cooling) for b in of_pool),
+                "in_use": sum(b.held for b in own),
+                "reserve": sum(b.available for b in own),
+                "free": sum(b.unreserved_bits.bit_count() for b in own),
+                "lent": sum(b.lent for b in own),
+                "borrowed": sum(b.held + b.available for b in of_pool if not b.owned),
+                "cooling": sum(len(b.cooling) for b in own),
                 "releasing": sum(len(b.releasing) for b in of_pool),
                 "quarantined": sum(len(b.stranded) for b in of_pool),
                 "contested": sum(len(b.contested) for b in of_pool),

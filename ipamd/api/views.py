@@ -32,23 +32,33 @@ class PoolView(Struct, frozen=True):
 
 
 class BlockView(Struct, frozen=True):
-    """A block of this node, by what its addresses are: in use, in reserve, free, or anything else."""
+    """A block by what its addresses are: in use, in reserve, free, lent to other nodes, or anything else.
+
+    ``affinity`` is its owner (``host:<node>``, "" if it has none). In another's this node's addresses are borrowed, and
+    only they are counted as in use and in reserve.
+    """
 
     cidr: str
     pool: str
     affine: bool
+    affinity: str
     revision: int
     size: int
     in_use: int
     in_reserve: int
     unreserved: int
+    lent: int
     cooling: int
     unflushed: int
     contested: int
 
 
 class AllocationView(Struct, frozen=True):
-    """An address that a workload of this node holds. ``flushed``: the store says so too."""
+    """An address that a workload of this node holds.
+
+    ``flushed``: the store says so too. ``borrowed_from``: whose block it is in (``host:<node>``, or ``nobody``), "" if
+    it is this node's own.
+    """
 
     address: str
     block: str
@@ -61,6 +71,7 @@ class AllocationView(Struct, frozen=True):
     pod: str
     since: str
     flushed: bool
+    borrowed_from: str
 
 
 class RangeAllocationView(Struct, frozen=True):
@@ -76,14 +87,21 @@ class RangeAllocationView(Struct, frozen=True):
 
 
 class ReserveView(Struct, frozen=True):
-    """The reserve of a pool: the addresses that can be handed out at once, the next first."""
+    """The reserve of a pool: the addresses that can be handed out at once, the next first.
+
+    ``closed``: why no block of the pool can be claimed, ``refusal``: why no address of it can be had at all. ``tight``:
+    small because there is no block left, ``pressed``: given back because a pod elsewhere needs it.
+    """
 
     pool: str
     target: int
     available: int
     missing: int
     waiting: int
+    closed: str
     refusal: str
+    tight: bool
+    pressed: bool
     addresses: tuple[str, ...]
 
 
@@ -98,8 +116,8 @@ def pools(ledger: Ledger) -> list[PoolView]:
             pool.node_selector.text,
             pool.namespace_selector.text,
             exclusion.why if (exclusion := ledger.settings.selection.exclusion(pool)) else "",
-            len(ledger.blocks_of(pool.name)),
-            sum(_in_use(block) for block in ledger.blocks_of(pool.name)),
+            sum(block.owned for block in ledger.blocks_of(pool.name)),
+            sum(block.held for block in ledger.blocks_of(pool.name)),
             ledger.available(pool.name),
         )
         for _name, pool in sorted(ledger.settings.pools.items())
@@ -116,11 +134,13 @@ def blocks(ledger: Ledger) -> list[BlockView]:
                 block.cidr,
                 pool.name if pool else "",
                 block.owned,
+                (block.record.affinity if block.record else None) or "",
                 block.revision,
                 block.net.size,
-                _in_use(block),
+                block.held,
                 block.available,
                 block.unreserved_bits.bit_count(),
+                block.lent,
                 len(block.cooling),
                 len(block.unflushed) + len(block.releasing),
                 len(block.contested),
@@ -148,6 +168,7 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
                     assigned.labels.get("pod", ""),
                     rfc3339(assigned.at),
                     place.ordinal not in block.unflushed and place.ordinal not in block.contested,
+                    _lender(block),
                 )
             )
     for block in ledger.blocks.values():
@@ -178,15 +199,20 @@ def reserves(ledger: Ledger, now: int) -> list[ReserveView]:
                 ledger.available(name),
                 max(0, shortage(ledger, pool, now)) if name in in_use else 0,
                 reserve.waiting,
+                reserve.closed.why if reserve.closed else "",
                 reserve.refusal.why if reserve.refusal else "",
+                reserve.tight,
+                reserve.pressed_until > now,
                 tuple(addresses),
             )
         )
     return views
 
 
-def _in_use(block: Block) -> int:
-    return len(block.desired) + sum(map(len, block.adopted.values()))
+def _lender(block: Block) -> str:
+    if block.owned or block.record is None:
+        return ""
+    return block.record.affinity or "nobody"
 
 
 def _adopted(block: Block, handle: str, ordinal: int) -> AllocationView:
@@ -205,4 +231,5 @@ def _adopted(block: Block, handle: str, ordinal: int) -> AllocationView:
         secondary.get("pod", ""),
         secondary.get("timestamp", ""),
         flushed=True,
+        borrowed_from=_lender(block),
     )

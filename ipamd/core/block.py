@@ -374,6 +374,19 @@ class Block:
             or (self.ownerless and bool(self.cooling))  # who released there frees it: no node comes by to do it
         )
 
+    @property
+    def held(self) -> int:
+        """How many addresses workloads of this node have in it."""
+        return len(self.desired) + sum(map(len, self.adopted.values()))
+
+    @property
+    def lent(self) -> int:
+        """How many addresses of this node's block other nodes have."""
+        if self.record is None or not self.owned:
+            return 0
+        others = {i for i, owner in enumerate(self.record.owners) if owner.node not in ("", self.node)}
+        return sum(index in others for index in self.record.allocations)
+
     def address(self, ordinal: int) -> str:
         """The text of an ordinal's address."""
         text = self._addresses.get(ordinal)

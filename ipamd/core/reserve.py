@@ -33,11 +33,19 @@ class ReservePolicy(Struct, frozen=True):
 
 
 class Refusal(Struct, frozen=True):
-    """Why no more addresses of a pool can be had, as found out at ``at``."""
+    """Why no more addresses of a pool can be had, as found out at ``at``.
+
+    ``remedy`` is what to do, as long as ``why`` is only half of the answer and does not say so.
+    """
 
     code: Code
     why: str
     at: int
+    remedy: str = ""
+
+    def because(self, also: str, at: int) -> "Refusal":
+        """The refusal in full, for one more reason."""
+        return Refusal(self.code, f"{self.why}, and {also}; {self.remedy}", at)
 
 
 class Reserve:

@@ -58,7 +58,8 @@ class Borrower:
         if not hunt.began:
             if hunt.listed is None or now - hunt.listed >= RETRY_AFTER:
                 own = {keys.block_key(block.net) for block in self._ledger.blocks_of(pool.name) if block.owned}
-                hunt.learn(await self.blocks_of(pool) - own, now)
+                listed = {key for page in await self.pages_of(pool) for key in page if is_of(pool, key)}
+                hunt.learn(listed - own, now)
             hunt.begin(now)
         if hunt.over(now):
             hunt.end()
@@ -83,15 +84,15 @@ class Borrower:
             if hunt.began and not supply.wants_block(self._ledger, pool, now):
                 hunt.end()
 
-    async def blocks_of(self, pool: Pool) -> set[str]:
-        """The keys of all blocks of a pool: keys only, a window at a time."""
-        found: set[str] = set()
+    async def pages_of(self, pool: Pool) -> list[tuple[str, ...]]:
+        """The keys among which those of all blocks of a pool are, a window at a time; the last is not full."""
+        pages: list[tuple[str, ...]] = []
         window = keys_among(pool)
         while True:
             _revision, page = await self._store.list_keys(window)
-            found.update(key for key in page if is_of(pool, key))
+            pages.append(page)
             if len(page) < window.limit:
-                return found
+                return pages
             window = keys_among(pool, page[-1])
 
     # --- pressure ---------------------------------------------------------------------------------------------

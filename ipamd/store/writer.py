@@ -314,12 +314,15 @@ class Writer:
         if not reserve.waiting or (reserve.refusal is not None and now - reserve.refusal.at < RETRY_AFTER):
             return False
         wait = await self.borrower.hunt(pool)
-        if wait is None:
-            reserve.refusal = Refusal(reserve.closed.code, reserve.closed.why, self._now().boot)
+        if wait is not None:
+            self._pause = min(self._pause, wait)
+            return not wait
+        if reserve.tight:
+            await self._claim(pool)  # a block may have come free meanwhile
+        if reserve.closed is not None:
+            reserve.refusal = reserve.closed.because("no other node's has an address", self._now().boot)
             self.on_supply()
-            return True
-        self._pause = min(self._pause, wait)
-        return not wait
+        return True
 
     def _forbidden(self, pool: Pool) -> tuple[str, str] | None:
         """Why the cluster's rules do not allow this node another block, and what to do; None if they do."""
@@ -336,7 +339,10 @@ class Writer:
         reserve = self._ledger.reserve(pool.name, now)
         if not reserve.tight or reserve.closed is None or now - reserve.closed.at < RECONSIDER_AFTER:
             return
-        if len(await self.borrower.blocks_of(pool)) < pool.blocks:
+        search = self._search(pool)
+        for page in await self.borrower.pages_of(pool):
+            search.learn([], Outcome(None, 0, {}, page))
+        if await self._options(pool, search):
             reserve.reopen()
             self.wake()
         else:
@@ -347,30 +353,15 @@ class Writer:
         now = self._now().boot
         strict = self._ledger.settings.config.strict_affinity
         reserve = self._ledger.reserve(pool.name, now)
-        lenders = (
-            "strictAffinity forbids addresses of other nodes' blocks" if strict else "no other node's has an address"
-        )
-        reserve.closed = Refusal(code, f"{why}, and {lenders}; {remedy}", now)
+        reserve.closed = closed = Refusal(code, why, now, remedy)
         reserve.tight = code is Code.EXHAUSTED and not strict
-        reserve.refusal = reserve.closed if strict else None  # else only a hunt can tell
+        forbidden = "strictAffinity forbids addresses of other nodes' blocks"
+        reserve.refusal = closed.because(forbidden, now) if strict else None  # else only a hunt can tell
         self.on_supply()
 
     async def _claim(self, pool: Pool) -> None:
-        search = Search(self._ledger.node, pool)
-        for block in self._ledger.blocks.values():
-            search.bar(block.net)
-        while not self._wholly_reserved(pool):
-            now = self._now()
-            tried = search.candidates()
-            if not tried:
-                break
-            sets = {cidr: claim(self._ledger, self._known, pool, cidr, now) for cidr in tried}
-            for cidr in [cidr for cidr in tried if not sets[cidr] or await self._overlapped(cidr)]:
-                search.bar(cidr)
-                del sets[cidr]
-            if not sets:
-                await trio.lowlevel.checkpoint()
-                continue
+        search = self._search(pool)
+        while sets := await self._options(pool, search):
             outcome = await self._send(list(sets.values()), search)
             if outcome.chosen is not None:
                 self._claimed(pool, list(sets.values())[outcome.chosen], outcome.revision)
@@ -379,6 +370,24 @@ class Writer:
             self._known.learn({change.key for changes in sets.values() for change in changes}, outcome.records)
             search.learn(list(sets), outcome)
         self._close(pool, Code.EXHAUSTED, f"none of its {pool.blocks} blocks is free", "add a pool, or free addresses")
+
+    def _search(self, pool: Pool) -> Search:
+        search = Search(self._ledger.node, pool)
+        for block in self._ledger.blocks.values():
+            search.bar(block.net)
+        return search
+
+    async def _options(self, pool: Pool, search: Search) -> dict[Cidr, Sequence[Change]]:
+        """The next few blocks that may be free, each with the change set that claims it; none: the pool has no more."""
+        sets: dict[Cidr, Sequence[Change]] = {}
+        while not sets and not self._wholly_reserved(pool) and (tried := search.candidates()):
+            now = self._now()
+            sets = {cidr: claim(self._ledger, self._known, pool, cidr, now) for cidr in tried}
+            for cidr in [cidr for cidr in tried if not sets[cidr] or await self._overlapped(cidr)]:
+                search.bar(cidr)
+                del sets[cidr]
+            await trio.lowlevel.checkpoint()
+        return sets
 
     def _wholly_reserved(self, pool: Pool) -> bool:
         reservations = self._ledger.settings.reservations.values()

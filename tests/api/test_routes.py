@@ -182,11 +182,13 @@ def test_blocks(api: Api) -> None:
             "cidr": "10.0.0.0/29",
             "pool": "four",
             "affine": True,
+            "affinity": "host:n1",
             "revision": 3,
             "size": 8,
             "in_use": 2,
             "in_reserve": 1,
             "unreserved": 5,
+            "lent": 0,
             "cooling": 0,
             "unflushed": 1,
             "contested": 0,
@@ -212,6 +214,7 @@ def test_allocations(api: Api) -> None:
             "namespace": "default",
             "pod": "web",
             "flushed": False,
+            "borrowed_from": "",
         },
         {
             "address": "10.0.0.4",
@@ -225,6 +228,7 @@ def test_allocations(api: Api) -> None:
             "pod": "",
             "since": "",
             "flushed": True,
+            "borrowed_from": "",
         },
     ]
 
@@ -239,7 +243,10 @@ def test_the_reserve(api: Api) -> None:
         "available": 1,
         "missing": 3,
         "waiting": 0,
+        "closed": "",
         "refusal": "",
+        "tight": False,
+        "pressed": False,
         "addresses": ["10.0.0.1"],
     }
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from ipamd.api import views
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
@@ -26,11 +27,12 @@ from ipamd.core.records import (
 )
 from ipamd.core.reserve import PRESSURE, TIGHT, ReservePolicy
 from ipamd.core.supply import IDLE_LOAN
+from ipamd.metrics import Metrics
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Record, StoreRefusedError
 from ipamd.store.batch import Known
 from ipamd.store.borrow import PATIENCE, ROUND, Hunt, borrow
 from tests.memory_store import MemoryStore
-from tests.nodes import EPOCH, Node, add_request, pool_record
+from tests.nodes import EPOCH, Node, add_request, now, pool_record
 from tests.store.truth import at_rest, held, view
 
 MINUTE = 60 * 1_000_000_000
@@ -515,6 +517,46 @@ async def test_a_borrower_keeps_its_lenders_accounts_right(autojump_clock: MockC
         at_rest(store, [lender, borrower])
 
 
+async def test_an_operator_sees_what_is_borrowed_and_lent(autojump_clock: MockClock) -> None:
+    """Blocks by their owner, allocations by their lender, metrics by state: each address is counted once."""
+    store = pool_of("10.0.0.0/27", 27)
+    async with Node("n1", store).running() as lender, Node("n2", store).running() as borrower:
+        await trio.sleep(0.5)
+        await lender.add(add_request("own"))
+        for number in range(5):
+            await borrower.add(add_request(f"c{number}"))
+        await borrower.flushed()
+        await trio.sleep(0.5)
+        (theirs,), (ours,) = views.blocks(borrower.ledger), views.blocks(lender.ledger)
+        assert (theirs.affine, theirs.affinity, theirs.in_use, theirs.lent) == (False, "host:n1", 5, 0)
+        reserved = theirs.in_reserve
+        assert (ours.affine, ours.in_use, ours.lent) == (True, 1, 5 + reserved)
+        assert ours.in_use + ours.in_reserve + ours.unreserved + ours.lent == ours.size
+        assert {view.borrowed_from for view in views.allocations(borrower.ledger)} == {"host:n1"}
+        assert {view.borrowed_from for view in views.allocations(lender.ledger)} == {""}
+        assert [view.blocks for view in views.pools(borrower.ledger)] == [0]
+        (reserve,) = views.reserves(borrower.ledger, now().boot)
+        assert (reserve.closed, reserve.refusal, reserve.tight) == ("none of its 1 blocks is free", "", True)
+        assert states(borrower) == {"borrowed": 5 + reserved}
+        assert states(lender) == {
+            "in_use": 1,
+            "reserve": ours.in_reserve,
+            "free": ours.unreserved,
+            "lent": 5 + reserved,
+        }
+
+
+def states(node: Node) -> dict[str, float]:
+    """What the metrics say of the pool's addresses, without what is zero."""
+    registry = Metrics(node.ledger, dict).registry
+    return {
+        sample.labels["state"]: sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "ipamd_addresses" and sample.value
+    }
+
+
 async def test_a_lost_reply_of_a_borrowing_is_looked_up(autojump_clock: MockClock, store: MemoryStore) -> None:
     """The transaction took effect without an answer: what it borrowed is found, used, and later given back."""
     async with Node("n1", store).running() as node:
@@ -583,6 +625,22 @@ async def test_a_young_empty_block_is_only_borrowed_from(autojump_clock: MockClo
     async with Node("n1", store).running() as node:
         await node.add(add_request("a"))
         assert owners(store) == {"10.0.0.0/28": "host:other"}
+
+
+async def test_a_block_that_comes_free_while_one_waits_is_claimed(autojump_clock: MockClock) -> None:
+    """Its owner gave it back a moment after the pool was found full: the ADD that waits gets it, and no refusal."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/27", blockSize=28))
+    for cidr in ("10.0.0.0/28", "10.0.0.16/28"):
+        put_block(store, cidr, "host:other", *range(16))
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
+        await trio.sleep(0.5)
+        nursery.start_soon(node.add, add_request("a"))
+        await trio.sleep(0.1)
+        store.put(block_key("10.0.0.16/28"), None)
+        store.put(keys.affinity_key("other", parse_cidr("10.0.0.16/28")), None)
+        await trio.sleep(0.6)
+        assert [assigned.places[0].block for assigned in node.ledger.holdings.values()] == ["10.0.0.16/28"]
 
 
 async def test_a_block_with_one_address_is_never_taken_over(autojump_clock: MockClock, store: MemoryStore) -> None:
@@ -932,8 +990,9 @@ def test_whatever_pods_come_and_go_each_gets_an_address_while_there_is_one(
             for node, name in live:
                 node.delete(name)
             await trio.sleep(1)
-            for node in nodes:
-                await node.flushed()
+            with trio.fail_after(5):
+                for node in nodes:
+                    await node.flushed()
             at_rest(store, nodes)
             pods = [handle for handle, _n, _k in view(store).allocations().values() if not handle.startswith("ipamd-")]
             assert pods == []
