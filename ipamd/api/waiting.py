@@ -32,11 +32,16 @@ def not_durable(ledger: Ledger, added: Added | RangeAdded, error: NotDurableErro
 
 
 class _Waiter:
-    """One ADD that waits, for what, and what became of it."""
+    """One ADD that waits, for what, and what became of it.
+
+    ``demands`` has a shortage for each IP version (0: of no pool): what was supplied of one must still be there when
+    the other is.
+    """
 
     def __init__(self, request: AddRequest, shortage: Shortage) -> None:
         self.request = request
         self.shortage = shortage
+        self.demands: dict[int, Shortage] = {}
         self.done = trio.Event()
         self.outcome: Added | RefusedError | None = None
 
@@ -136,18 +141,29 @@ class Waiting:
 
     def _enter(self, waiter: _Waiter) -> None:
         self._line[waiter] = None
+        waiter.demands[self._version(waiter.shortage)] = waiter.shortage
         self._demand(waiter.shortage)
 
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._line:
             del self._line[waiter]
-            self._end_demand(waiter.shortage)
+            for shortage in waiter.demands.values():
+                self._end_demand(shortage)
 
     def _move(self, waiter: _Waiter, shortage: Shortage) -> None:
-        if shortage != waiter.shortage:
-            before, waiter.shortage = waiter.shortage, shortage
+        version = self._version(shortage)
+        waiter.shortage, before = shortage, waiter.demands.get(version)
+        if shortage != before:
+            waiter.demands[version] = shortage
             self._demand(shortage)
-            self._end_demand(before)
+            if before is not None:
+                self._end_demand(before)
+        if version and 0 in waiter.demands:
+            self._end_demand(waiter.demands.pop(0))
+
+    def _version(self, shortage: Shortage) -> int:
+        pool = self._ledger.settings.pools.get(shortage.pool)
+        return 0 if pool is None else pool.family
 
     def _demand(self, shortage: Shortage) -> None:
         if shortage.wanted:

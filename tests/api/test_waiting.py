@@ -62,12 +62,12 @@ async def test_first_come_first_served(autojump_clock: MockClock, nursery: trio.
 async def test_a_dual_stack_add_waits_for_the_family_that_is_short(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    """It takes nothing until it can have both; its demand moves to the pool whose turn it is."""
+    """It takes nothing until it can have both, and wants the one until it has the other."""
     line = Line(nursery)
     await line.join("a", 4, 6)
     assert (line.wanted("four"), line.wanted("six")) == (1, 0)
     line.path.supply("10.0.0.0/29", 1)
-    assert (line.wanted("four"), line.wanted("six")) == (0, 1)
+    assert (line.wanted("four"), line.wanted("six")) == (1, 1)
     assert line.path.ledger.available("four") == 1
     line.path.supply("fd00::/125", 1)
     await wait_all_tasks_blocked()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from ipamd.core import keys
@@ -128,3 +129,17 @@ async def test_a_deleted_pod_with_a_borrowed_address_is_found_by_its_handle(
             await trio.sleep(1)
             assert keys.handle_key("k8s-pod-network.guest") not in store.records
             assert block_of(store, foreign.cidr)["allocations"][ordinal] is None
+
+
+async def test_a_dual_stack_pod_of_two_pools_that_only_it_names(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """What was reserved of the one pool is kept while the other is asked for, also when nobody else uses either."""
+    store.put(*pool_record("z-four", "10.21.0.0/24", blockSize=32, assignmentMode="Manual"))
+    store.put(*pool_record("z-six", "fd01::/64", blockSize=128, assignmentMode="Manual"))
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        request = replace(add_request("a", 4, 6), named={4: ("z-four",), 6: ("z-six",)})
+        began = trio.current_time()
+        four, six = node.addresses(await node.add(request))
+        assert (four.rpartition(".")[0], six.partition("::")[0]) == ("10.21.0", "fd01")
+        assert trio.current_time() - began < 1
+        assert [node.ledger.reserve(name, 0).waiting for name in ("z-four", "z-six")] == [0, 0]
