@@ -23,12 +23,12 @@ RESERVE_PREFIX = "ipamd-reserve-"
 class Want(Struct):
     """A place that ``waiting`` ADDs asked for.
 
-    ``looked``: the store was asked who has it since somebody waits; ``refusal`` is what came of it, if nobody can
+    What looks at the store told since then: ``absent``, that there is no such block; ``refusal``, that nobody here can
     have it.
     """
 
     waiting: int = 0
-    looked: bool = False
+    absent: bool = False
     refusal: Refusal | None = None
 
 

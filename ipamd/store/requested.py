@@ -12,7 +12,7 @@ from ipamd.core.errors import Code
 from ipamd.core.facts import Committed, Place
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.requested import verdict
+from ipamd.core.requested import Want, verdict
 from ipamd.core.reserve import Refusal
 from ipamd.store.base import Store
 from ipamd.store.batch import SECOND
@@ -20,12 +20,16 @@ from ipamd.store.batch import SECOND
 
 def unseen(ledger: Ledger) -> list[Place]:
     """The places asked for of which it is not known, or not surely, that this node can have them."""
-    return [place for place, want in ledger.wanted.items() if not want.looked and _in_doubt(ledger, place)]
+    return [place for place, want in ledger.wanted.items() if want.refusal is None and _in_doubt(ledger, place, want)]
 
 
-def _in_doubt(ledger: Ledger, place: Place) -> bool:
+def _in_doubt(ledger: Ledger, place: Place, want: Want) -> bool:
     block = ledger.blocks.get(place.block)
-    return block is None or verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) is not None
+    if block is None:
+        return not want.absent
+    if keys.block_key(block.net) in ledger.damaged:
+        return True
+    return verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) is not None
 
 
 async def look(store: Store, places: Iterable[Place]) -> list[Committed]:
@@ -43,7 +47,7 @@ def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> None:
         damage = ledger.damaged.get(keys.block_key(parse_cidr(place.block)))
         if want is None:
             continue
-        want.looked = block is None
+        want.absent = block is None
         if block is not None:
             block.note_cooled(now, ledger.settings.config.cooldown * SECOND)
         found = verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) if block else None
@@ -51,13 +55,13 @@ def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> None:
             why = f"the record of its block {place.block} cannot be understood ({damage}); correct or delete it"
             found = Code.ADDRESS_NOT_ASSIGNABLE, why
         if found:
-            want.looked, want.refusal = True, Refusal(*found, now.boot)
+            want.refusal = Refusal(*found, now.boot)
 
 
 def to_claim(ledger: Ledger) -> tuple[Pool, Cidr, tuple[int, ...]] | None:
     """A block that does not exist and of which addresses are asked for, its pool, and their ordinals."""
     for place, want in ledger.wanted.items():
-        if want.looked and want.refusal is None and place.block not in ledger.blocks:
+        if want.absent and want.refusal is None and place.block not in ledger.blocks:
             cidr = parse_cidr(place.block)
             pool = next((pool for pool in ledger.settings.pools.values() if pool.cuts(cidr)), None)
             if pool is not None:
@@ -69,7 +73,7 @@ def forget_look(ledger: Ledger, cidr: Cidr) -> None:
     """Somebody changed what a look at this block had told."""
     for place, want in ledger.wanted.items():
         if place.block == str(cidr):
-            want.looked = False
+            want.absent = False
 
 
 def refuse_overlapped(ledger: Ledger, cidr: Cidr, now: int) -> None:

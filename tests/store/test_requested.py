@@ -1,6 +1,7 @@
 """Requested addresses that are not in the reserve: reserved, claimed, borrowed or refused by the writer."""
 
 import json
+import random
 import re
 from collections.abc import Callable
 
@@ -348,6 +349,35 @@ async def test_two_nodes_race_for_one_address(autojump_clock: MockClock, store: 
         (won,) = (outcome for outcome in outcomes if isinstance(outcome, Assigned))
         assert lost.code == 104
         assert won.attachment.container in ("n1", "n2")
+        await one.flushed()
+        await two.flushed()
+        at_rest(store, [one, two])
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_two_nodes_race_for_twenty_addresses(autojump_clock: MockClock, store: MemoryStore, seed: int) -> None:
+    """Addresses of a few blocks that do not exist yet, at random moments: one winner each, and nobody waits in vain."""
+    choose = random.Random(seed)  # noqa: S311 - a repeatable interleaving
+    outcomes: dict[tuple[str, str], list[str] | int] = {}
+
+    async def ask(node: Node, address: str) -> None:
+        await trio.sleep(choose.random() * 0.02)
+        name = node.ledger.node
+        try:
+            outcomes[address, name] = node.addresses(await node.add(asking(f"{name}-{address}", address)))
+        except RefusedError as error:
+            outcomes[address, name] = int(error.code)
+
+    addresses = [f"10.0.2.{number * 7}" for number in range(20)]
+    async with Node("n1", store).running() as one, Node("n2", store).running() as two:
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                nursery.start_soon(ask, one, address)
+                nursery.start_soon(ask, two, address)
+        for address in addresses:
+            pair = [outcomes[address, "n1"], outcomes[address, "n2"]]
+            assert pair in ([[address], 104], [104, [address]])
         await one.flushed()
         await two.flushed()
         at_rest(store, [one, two])
