@@ -27,6 +27,7 @@ from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd
 from ipamd.api.spool import Spool
+from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config, DefaultPools
 from ipamd.core.address import parse_cidr
@@ -154,6 +155,9 @@ class Daemon:
             self._observe,
             durable,
         )
+        self.tunnels = Tunnels(
+            self.ledger, self.waiting, now, journal.append, journal.owe, self._wake, self._find, durable
+        )
         self.handlers.ready = self.report.unready
         self.handlers.able = self.report.unable
         self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
@@ -239,7 +243,9 @@ class Daemon:
         limits = Limits(api.max_connections, api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
         access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
         served = self._served if config.log_level == "debug" else None
-        server = Server(Router(table(self.handlers, self.ledger, self.reports), access), limits, self._crashed, served)
+        server = Server(
+            Router(table(self.handlers, self.tunnels, self.ledger, self.reports), access), limits, self._crashed, served
+        )
         inherited = [sock for _name, sock in from_systemd(os.environ, os.getpid())]
         listeners = [(server, sock) for sock in inherited or [bind(config.socket, config.socket_group)]]
         if config.metrics_address:
@@ -373,6 +379,18 @@ class Daemon:
         except (StoreUnavailableError, StoreRefusedError) as error:
             return str(error)
         return ""
+
+    async def _find(self, handle: str) -> str:
+        """Learn from the store what a handle holds; returns why that could not be, else ""."""
+        with trio.move_on_after(self.config.reserve.wait):
+            while self.sync is None:
+                await self._opened.wait()
+            try:
+                await self.sync.look_up(handle)
+            except (StoreUnavailableError, StoreRefusedError) as error:
+                return str(error)
+            return ""
+        return "it does not answer"
 
     async def _synced(self, _facts: Sequence[Fact]) -> None:
         await self.journal.sync()

@@ -29,7 +29,7 @@ from ipamd.core.ledger import Ledger, late
 from ipamd.core.pod import PodFacts
 from ipamd.core.request import Added, AddRequest, RangeAdded, Shortage
 
-_STATUS = {
+STATUS = {
     Code.TRY_AGAIN_LATER: 503,
     Code.NOT_AVAILABLE: 503,
     Code.NO_POOL: 409,
@@ -356,4 +356,4 @@ class Handlers:
     def _refuse(self, version: str, stages: Stages, error: RefusedError) -> Response:
         stages.total = self._elapsed() - stages.began
         self._observe(stages, error.code)
-        return Response(_STATUS.get(error.code, 400), error_object(version, error), headers=_FAILURE)
+        return Response(STATUS.get(error.code, 400), error_object(version, error), headers=_FAILURE)

@@ -13,10 +13,14 @@ from ipamd.api import views
 from ipamd.api.access import Access, Peer, Rule
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
+from ipamd.api.tunnels import Tunnels
 from ipamd.core.errors import Code
 from ipamd.core.ledger import Ledger
 
 Answer = Callable[[Request, Peer], Response | Awaitable[Response]]
+
+
+TUNNELS = "/v1/tunnel-addresses"
 
 
 class Route(Struct, frozen=True):
@@ -43,7 +47,7 @@ class Reports(Struct, frozen=True):
     """Begin (True) or end a drain; how far it is."""
 
 
-def table(handlers: Handlers, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
+def table(handlers: Handlers, tunnels: Tunnels, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
     """All routes of the socket."""
     return (
         Route("POST", "/v1/cni", Rule.ADMIN, "one call of the CNI plugin", handlers.cni),
@@ -57,6 +61,9 @@ def table(handlers: Handlers, ledger: Ledger, reports: Reports) -> tuple[Route, 
             "addresses that can be handed out at once",
             lambda *_: _json(views.reserves(ledger, reports.now())),
         ),
+        Route("GET", TUNNELS, Rule.READ, "this node's tunnel addresses", tunnels.listed),
+        Route("POST", TUNNELS, Rule.ADMIN, "give the tunnel address of a type", tunnels.give),
+        Route("DELETE", TUNNELS, Rule.ADMIN, "release the tunnel address of a type", tunnels.release),
         Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: _json(reports.status())),
         Route(
             "POST",

@@ -10,6 +10,8 @@ from ipamd.core.block import Block
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import rfc3339
 from ipamd.core.supply import shortage
+from ipamd.core.tunnel import HANDLES
+from ipamd.core.tunnel import attachment as attachment_of
 
 
 class PoolView(Struct, frozen=True):
@@ -86,6 +88,15 @@ class RangeAllocationView(Struct, frozen=True):
     since: str
 
 
+class TunnelView(Struct, frozen=True):
+    """A tunnel address of this node. ``flushed``: the store says so too."""
+
+    type: str
+    address: str
+    handle: str
+    flushed: bool
+
+
 class ReserveView(Struct, frozen=True):
     """The reserve of a pool: the addresses that can be handed out at once, the next first.
 
@@ -153,6 +164,8 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
     """What this node's workloads hold: attachments it knows, then what it knows only from the store, then ranges."""
     views: list[AllocationView | RangeAllocationView] = []
     for attachment, assigned in ledger.holdings.items():
+        if not attachment.network:
+            continue
         for place in assigned.places:
             block = ledger.blocks[place.block]
             views.append(
@@ -167,7 +180,7 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
                     assigned.labels.get("namespace", ""),
                     assigned.labels.get("pod", ""),
                     rfc3339(assigned.at),
-                    place.ordinal not in block.unflushed and place.ordinal not in block.contested,
+                    _flushed(block, place.ordinal),
                     _lender(block),
                 )
             )
@@ -180,6 +193,21 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
             RangeAllocationView(address, attachment.network, attachment.container, attachment.interface, *who)
             for address in given.addresses
         ]
+    return views
+
+
+def tunnels(ledger: Ledger) -> list[TunnelView]:
+    """This node's tunnel addresses: those given here, then what others took under its handles."""
+    views = [
+        TunnelView(attachment.interface, block.address(place.ordinal), assigned.handle, _flushed(block, place.ordinal))
+        for attachment, assigned in ledger.holdings.items()
+        for place, block in ((place, ledger.blocks[place.block]) for place in assigned.places)
+        if not attachment.network
+    ]
+    for block in ledger.blocks.values():
+        for handle, ordinals in block.tunnels.items():
+            kind = next(kind for kind in HANDLES if attachment_of(ledger.node, kind).handle == handle)
+            views += [TunnelView(kind, block.address(ordinal), handle, flushed=True) for ordinal in ordinals]
     return views
 
 
@@ -213,6 +241,10 @@ def _lender(block: Block) -> str:
     if block.owned or block.record is None:
         return ""
     return block.record.affinity or "nobody"
+
+
+def _flushed(block: Block, ordinal: int) -> bool:
+    return ordinal not in block.unflushed and ordinal not in block.contested
 
 
 def _adopted(block: Block, handle: str, ordinal: int) -> AllocationView:

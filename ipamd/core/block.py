@@ -8,6 +8,8 @@ So a lost reply, a conflict and a replay after a crash are one case.
 A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
 was given up meanwhile, to overrule it.
 
+``adopted`` and ``tunnels`` are what this node's workloads and tunnels hold by the image alone, by handle.
+
 With a cooldown set, what was given up cools first: the store holds it as released at a time, and it is nobody's.
 ``cooled`` are the ordinals that have done so for long enough: whoever writes the block next frees them.
 
@@ -26,6 +28,7 @@ from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Place
 from ipamd.core.keys import host_affinity, reserve_handle
 from ipamd.core.records import BlockRecord, Owner, parse_rfc3339
+from ipamd.core.tunnel import is_handle
 
 
 class Block:
@@ -54,6 +57,7 @@ class Block:
         "reserve_handle",
         "revision",
         "stranded",
+        "tunnels",
         "unflushed",
         "unreserved_bits",
         "value",
@@ -80,6 +84,7 @@ class Block:
         self.contested: dict[int, str] = {}
         self.releasing: dict[int, str] = {}
         self.adopted: dict[str, list[int]] = {}
+        self.tunnels: dict[str, list[int]] = {}
         self.cooling: dict[int, str] = {}
         self.cooled = 0
         self.stranded: dict[int, str] = {}
@@ -117,7 +122,7 @@ class Block:
         """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
         ours = free = 0
         self.adopted, self.contested, self.cooling, self.cooled = {}, {}, {}, 0
-        self.stranded = {}
+        self.stranded, self.tunnels = {}, {}
         record = self.record
         if record is None:
             self.unflushed = dict(self.desired)
@@ -135,10 +140,7 @@ class Block:
                 if ordinal not in self.desired:
                     self.releasing[ordinal] = owner.handle
             elif ordinal not in self.desired:
-                if self._is_of_another_instance(owner.handle):
-                    self.stranded[ordinal] = owner.handle
-                elif self._adoptable(owner) and self.releasing.get(ordinal) != owner.handle:
-                    self.adopted.setdefault(owner.handle, []).append(ordinal)
+                self._note_other(ordinal, owner)
             elif owner.handle != self.desired[ordinal].handle:
                 self.contested[ordinal] = owner.handle
         self.unflushed = {
@@ -147,6 +149,15 @@ class Block:
         self._adrift = {}  # whatever was under way then expects an image that is no longer there
         return ours, free
 
+    def _note_other(self, ordinal: int, owner: Owner) -> None:
+        """Note who has an ordinal by the image that no attachment here is known to hold."""
+        if self._is_of_another_instance(owner.handle):
+            self.stranded[ordinal] = owner.handle
+        elif is_handle(owner.handle, self.node) and self.releasing.get(ordinal) != owner.handle:
+            self.tunnels.setdefault(owner.handle, []).append(ordinal)
+        elif self._adoptable(owner) and self.releasing.get(ordinal) != owner.handle:
+            self.adopted.setdefault(owner.handle, []).append(ordinal)
+
     def _is_of_another_instance(self, handle: str) -> bool:
         """Whether it is this node's reserve under another state file's name."""
         name = reserve_handle(self.node)
@@ -154,7 +165,7 @@ class Block:
 
     def _adoptable(self, owner: Owner) -> bool:
         """Whether it is a workload of this node that this ledger knows only from the store (another plugin's, say)."""
-        if not owner.handle or "type" in owner.secondary:  # tunnel addresses are the node agent's own affair
+        if not owner.handle or "type" in owner.secondary:  # a tunnel address is no workload
             return False
         return owner.node == self.node or (not owner.node and self.owned)
 
@@ -288,7 +299,8 @@ class Block:
         assigned = self.desired.pop(ordinal)
         self.unflushed.pop(ordinal, None)
         if self._holder(ordinal) == assigned.handle:
-            self.adopted.setdefault(assigned.handle, []).insert(0, ordinal)
+            table = self.tunnels if is_handle(assigned.handle, self.node) else self.adopted
+            table.setdefault(assigned.handle, []).insert(0, ordinal)
         elif self.wanted_bits >> ordinal & 1:
             self.kept_bits |= 1 << ordinal
         else:
@@ -316,11 +328,12 @@ class Block:
             self.kept_bits &= ~(1 << ordinal)
 
     def _unadopt(self, handle: str, ordinal: int) -> None:
-        held = self.adopted.get(handle, [])
-        if ordinal in held:
-            held.remove(ordinal)
-        if not held:
-            self.adopted.pop(handle, None)
+        for table in (self.adopted, self.tunnels):
+            held = table.get(handle, [])
+            if ordinal in held:
+                held.remove(ordinal)
+            if not held:
+                table.pop(handle, None)
 
     def withdraw(self, ordinals: Iterable[int]) -> None:
         """Never hand these reserved ordinals out again: they are about to be given back."""
@@ -366,7 +379,7 @@ class Block:
         """Whether this node has anything to do with the block."""
         return (
             self.owned
-            or bool(self.desired or self.releasing or self.adopted)
+            or bool(self.desired or self.releasing or self.adopted or self.tunnels)
             or self.available > 0
             or self.withdrawn > 0
             or bool(self.stranded)

@@ -17,8 +17,8 @@ class Attachment(Struct, frozen=True, array_like=True):
 
     @property
     def handle(self) -> str:
-        """The handle id that Calico's plugin uses for the container's allocations."""
-        return f"{self.network}.{self.container}"
+        """The handle id that Calico's plugin uses for the container's allocations; a tunnel's is in its place."""
+        return f"{self.network}.{self.container}" if self.network else self.container
 
 
 NOBODY = Attachment("", "", "")

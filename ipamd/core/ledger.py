@@ -228,7 +228,9 @@ class Ledger:
         facts = []
         for handle in handles:
             places = tuple(
-                block.place(ordinal) for block in self.blocks.values() for ordinal in block.adopted.get(handle, ())
+                block.place(ordinal)
+                for block in self.blocks.values()
+                for ordinal in (*block.adopted.get(handle, ()), *block.tunnels.get(handle, ()))
             )
             if places:
                 facts.append(Released(attachment, handle, places, started))
@@ -271,14 +273,14 @@ class Ledger:
 
     def _adopt(self, handle: str, family: int) -> Place | None:
         for block in self.blocks.values():
-            if block.net.family == family and handle in block.adopted:
-                return block.place(block.adopted[handle][0])
+            if block.net.family == family and (ordinals := block.adopted.get(handle) or block.tunnels.get(handle)):
+                return block.place(ordinals[0])
         return None
 
     def _head(self, request: AddRequest, family: int, now: int) -> Place | Shortage:
         if not self.synced and not self.settings.pools:
             return Shortage("")
-        pools = self.settings.selection.choose(request, family)
+        pools = self.settings.selection_for(request.use).choose(request, family)
         for pool in pools:
             for block in self._by_pool.get(pool.name, ()):
                 ordinal = block.head()
@@ -531,8 +533,8 @@ class Ledger:
         """The pools to keep a reserve in.
 
         Of each IP version the first that serves this node's pods whatever their namespace (the next too, while it
-        cannot be filled), and any other in which this node holds addresses or an ADD waits for one, as long as it
-        serves.
+        cannot be filled), any other in which this node holds addresses, as long as it serves, and any for which an ADD
+        waits, be it for a tunnel.
         """
         pools = {}
         if self.draining:
@@ -545,7 +547,7 @@ class Ledger:
         for pool in self.settings.pools.values():
             waiting = pool.name in self.reserves and self.reserves[pool.name].waiting
             held = any(block.desired for block in self.blocks_of(pool.name))
-            if (waiting or held) and self.serves(pool):
+            if waiting or (held and self.serves(pool)):
                 pools[pool.name] = pool
         return list(pools.values())
 

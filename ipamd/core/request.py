@@ -13,7 +13,7 @@ class AddRequest(Struct, frozen=True):
     in the words of an error; ``namespace_labels`` are those of the pod's namespace (None: not known); ``labels`` what
     the allocation's attributes say beside node and time; ``started`` when the ADD began (CLOCK_BOOTTIME, ns).
     ``addresses`` are those asked for, as integers by IP version; if there are any, only they are assigned, whatever
-    ``families`` and ``named`` say, as Calico does it.
+    ``families`` and ``named`` say, as Calico does it. ``use`` is what the pools must allow (``Workload``, ``Tunnel``).
     """
 
     attachment: Attachment
@@ -24,6 +24,7 @@ class AddRequest(Struct, frozen=True):
     named_by: dict[int, str] = {}
     namespace_labels: dict[str, str] | None = None
     addresses: dict[int, int] = {}
+    use: str = "Workload"
 
     @property
     def subject(self) -> str:
@@ -52,7 +53,7 @@ class RangeRequest(Struct, frozen=True):
 def _subject(attachment: Attachment, labels: dict[str, str]) -> str:
     if "pod" in labels:
         return f"{labels.get('namespace', '')}/{labels['pod']}"
-    return f"container {attachment.container}"
+    return f"container {attachment.container}" if attachment.network else f"this node's {attachment.interface}"
 
 
 class RangeAdded(Struct, frozen=True):

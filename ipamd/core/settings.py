@@ -31,14 +31,21 @@ class Settings:
         self.reservations: dict[str, tuple[Cidr, ...]] = {}
         self.config = IpamConfig()
         self.locked = False
-        self._selection: Selection | None = None
+        self._selections: dict[str, Selection] = {}
 
     @property
     def selection(self) -> Selection:
-        """Which pools serve which requests for workloads on this node: worked out once per change."""
-        if self._selection is None:
-            self._selection = Selection(self.pools.values(), self.node, self.node_labels, broken=self._broken)
-        return self._selection
+        """Which pools serve which requests for workloads on this node."""
+        return self.selection_for("Workload")
+
+    def selection_for(self, use: str) -> Selection:
+        """Which pools serve which requests for a use (``Workload``, ``Tunnel``): worked out once per change."""
+        selection = self._selections.get(use)
+        if selection is None:
+            selection = self._selections[use] = Selection(
+                self.pools.values(), self.node, self.node_labels, use, broken=self._broken
+            )
+        return selection
 
     def apply(self, key: str, value: bytes | None) -> bool:
         """Take in a record; returns whether it is a pool, on which the order of blocks depends."""
@@ -53,7 +60,7 @@ class Settings:
             self.locked = datastore_locked(value)
         elif kind is keys.Kind.NODE and name == self.node:
             self.node_labels = self._configured_labels if value is None else node_labels(value)
-            self._selection = None
+            self._selections = {}
         else:
             return False
         if value is None:
@@ -63,7 +70,7 @@ class Settings:
         return kind is keys.Kind.POOL
 
     def _take_pool(self, name: str, value: bytes | None) -> None:
-        self._selection = None
+        self._selections = {}
         self._broken.pop(name, None)
         try:
             _set(self.pools, name, None if value is None else replace(decode_pool(value), name=name))

@@ -310,7 +310,9 @@ class _Draft:
 
     def _assign(self, block: Block, ordinal: int, assigned: Assigned) -> None:
         image = self._image(block)
-        secondary = {**assigned.labels, "node": self.ledger.node, "timestamp": go_time(assigned.at)}
+        secondary = {**assigned.labels, "node": self.ledger.node}
+        if "type" not in secondary:  # Calico gives a tunnel address no time
+            secondary["timestamp"] = go_time(assigned.at)
         raw = attribute(assigned.handle, secondary)
         before = image.owner(ordinal)
         if before is None:

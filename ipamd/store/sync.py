@@ -162,6 +162,14 @@ class Sync:
         affinities = (record for record in records if record.key.startswith(self._affinities))
         return [claim for claim in map(self._claim, affinities) if claim is not None]
 
+    async def look_up(self, handle: str) -> None:
+        """Learn what a handle holds, in whosever blocks. Raises StoreUnavailableError, StoreRefusedError."""
+        found = await self._store.read([keys.handle_key(handle)])
+        cidrs = {cidr for record in found.records for cidr in handle_blocks(record.value)}
+        if cidrs:
+            blocks = await self._store.read(sorted(map(keys.block_key, cidrs)))
+            self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
+
     def _is_fact(self, key: str) -> bool:
         return key != self._reserve and not key.startswith((self._affinities, keys.PRESSURE))
 

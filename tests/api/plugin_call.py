@@ -8,6 +8,7 @@ import trio
 from ipamd.api.access import Peer
 from ipamd.api.handlers import Handlers, Stages
 from ipamd.api.http import Request, Response
+from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
@@ -74,6 +75,18 @@ class Path:
             self._observe,
             self._durable if durable else None,
         )
+        self.tunnels = Tunnels(
+            self.ledger,
+            self.waiting,
+            self.now,
+            self.append,
+            self.owed.extend,
+            lambda: self.log.append("wake"),
+            self._find,
+            self._durable if durable else None,
+        )
+        self.obstacle = ""
+        """Why the store cannot be asked."""
         self.commit(*pool_record("four", "10.0.0.0/16", blockSize=29))
         self.commit(*pool_record("six", "fd00::/64", blockSize=125))
 
@@ -96,6 +109,10 @@ class Path:
     def _observe(self, stages: Stages, code: int) -> None:
         self.log.append(f"observe {code}")
         self.observed.append((stages, code))
+
+    async def _find(self, handle: str) -> str:
+        self.log.append(f"find {handle}")
+        return self.obstacle
 
     async def _durable(self, facts: Sequence[Fact]) -> None:
         self.log.append("durable begins " + " ".join(type(fact).__name__ for fact in facts))

@@ -34,7 +34,9 @@ class Api:
             lambda: 0,
             lambda draining: {"draining": draining},
         )
-        self.router = Router(table(self.path.handlers, self.path.ledger, reports), Access(OWN, GROUP))
+        self.router = Router(
+            table(self.path.handlers, self.path.tunnels, self.path.ledger, reports), Access(OWN, GROUP)
+        )
         self.tcp = Router(public(reports), Access(OWN, GROUP))
 
     def get(self, path: str, peer: Peer = ROOT, method: str = "GET") -> Response:
@@ -57,6 +59,8 @@ def api() -> Api:
     return Api()
 
 
+TUNNELS = "/v1/tunnel-addresses"
+
 ROUTES = {
     "/": ("GET", Rule.ANYONE),
     "/v1/cni": ("POST", Rule.ADMIN),
@@ -64,6 +68,7 @@ ROUTES = {
     "/v1/blocks": ("GET", Rule.READ),
     "/v1/allocations": ("GET", Rule.READ),
     "/v1/reserve": ("GET", Rule.READ),
+    TUNNELS: ("GET", Rule.READ),
     "/v1/status": ("GET", Rule.READ),
     "/v1/config": ("GET", Rule.READ),
     "/v1/drain": ("POST", Rule.ADMIN),
@@ -78,9 +83,9 @@ def test_the_index_lists_every_route(api: Api) -> None:
     """GET / names each path but itself, with its method, who may call it, and what it is for."""
     listed = api.json("/")
     assert isinstance(listed, list)
-    assert {each["path"]: (each["method"], Rule[each["access"].upper()]) for each in listed} == {
-        path: rule for path, rule in ROUTES.items() if path != "/"
-    }
+    routes = {(path, method, rule) for path, (method, rule) in ROUTES.items() if path != "/"}
+    routes |= {(TUNNELS, method, Rule.ADMIN) for method in ("POST", "DELETE")}
+    assert {(each["path"], each["method"], Rule[each["access"].upper()]) for each in listed} == routes
     assert all(set(each) == {"method", "path", "access", "what"} and each["what"] for each in listed)
 
 
@@ -104,6 +109,14 @@ def test_who_may_call_what(api: Api, path: str, peer: Peer) -> None:
         assert ("Ipamd-Exit", "1") in response.headers
 
 
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_tunnel_addresses_are_the_administrators(api: Api, method: str) -> None:
+    """To give or release one is for root and the daemon's own user; the group may look."""
+    for peer in (READER, STRANGER, OVER_TCP):
+        assert api.get(TUNNELS, peer, method).status == 403
+    assert api.get(TUNNELS, DAEMON, "DELETE").status == 400
+
+
 def test_without_a_group_only_root_and_the_daemon_read() -> None:
     """No socket_group: nobody else may read, whatever groups they are in."""
     access = Access(OWN, None)
@@ -119,7 +132,7 @@ def test_an_unknown_path_is_404(api: Api, path: str) -> None:
     assert json.loads(response.body)["msg"] == f"cannot serve {path}: there is no such path; GET / lists them"
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", [path for path in ROUTES if path != TUNNELS])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "HEAD", "get"])
 def test_another_method_is_405(api: Api, path: str, method: str) -> None:
     """A path answers its own method only, and says which that is."""
