@@ -110,6 +110,17 @@ async def test_a_static_pod_is_known_by_the_kubelets_uid(
         await until(lambda: cluster.pod("default", "proxy", "hash") is None)
 
 
+async def test_a_static_pod_that_changes_is_known_by_its_new_uid_alone(
+    wire: Wire, server: ApiServer, autojump_clock: MockClock
+) -> None:
+    """The kubelet runs another manifest under the same name: its mirror says another hash."""
+    server.put(pod("proxy", "u2", {"kubernetes.io/config.mirror": "old"}))
+    async with wire.running() as cluster:
+        server.put(pod("proxy", "u2", {"kubernetes.io/config.mirror": "new"}))
+        await until(lambda: cluster.pod("default", "proxy", "new") is not None)
+        assert cluster.pod("default", "proxy", "old") is None
+
+
 async def test_little_is_kept_of_an_object(wire: Wire, server: ApiServer, autojump_clock: MockClock) -> None:
     """Of a pod's annotations only those that decide an address, and no labels."""
     server.put(pod("big", "u2", {"note": "x" * 100_000, ADDRESSES: '["10.0.0.9"]'}))
