@@ -315,7 +315,7 @@ async def test_a_server_that_is_away_is_found_when_it_comes(
         assert cluster.error == "the Kubernetes API cannot be reached (Connection refused)"
         assert not cluster.status()["connected"]
         wire.away = False
-        await until(lambda: cluster.connected)
+        await until(lambda: cluster.connected and cluster.pod_cidrs())
         assert cluster.status() == {
             "connected": True,
             "error": "",
