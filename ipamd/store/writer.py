@@ -369,7 +369,10 @@ class Writer:
             self.progress.conflicts += 1
             self._known.learn({change.key for changes in sets.values() for change in changes}, outcome.records)
             search.learn(list(sets), outcome)
-        self._close(pool, Code.EXHAUSTED, f"none of its {pool.blocks} blocks is free", "add a pool, or free addresses")
+        why, remedy = f"none of its {pool.blocks} blocks is free", "add a pool, or free addresses"
+        if self._wholly_reserved(pool):
+            why, remedy = "an IPReservation keeps all of its addresses", "add a pool, or change the IPReservation"
+        self._close(pool, Code.EXHAUSTED, why, remedy)
 
     def _search(self, pool: Pool) -> Search:
         search = Search(self._ledger.node, pool)
