@@ -39,7 +39,8 @@ from ipamd.core.pool import Pool
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
-from ipamd.journal.errors import JournalError
+from ipamd.journal.aside import aside, set_aside
+from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.journal import Journal, OpenReport
 from ipamd.logs import get_logger
 from ipamd.metrics import Metrics
@@ -98,13 +99,34 @@ def _sentence(error: Exception) -> str:
 
 async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run passes positions
     _lock = only_daemon(config)
-    journal, facts, report = Journal.open(config.state_dir, config.node, boot_id())
+    journal, facts, report = open_journal(config, boot_id())
     _log.info("state file read", path=str(config.state_dir / "state"), facts=len(facts), **_opened(report))
     try:
         await Daemon(config, journal, facts).run(demo=demo)
     finally:
         journal.close()
         _lock.close()
+
+
+def open_journal(config: Config, boot: str) -> tuple[Journal, list[Fact], OpenReport]:
+    """Open the state file; one that cannot be read is set aside, and a new one begun.
+
+    The store knows what was flushed. What was not is among the addresses in reserve, which the new state file's name
+    quarantines. Raises JournalError where that would be wrong: the file is another node's, a newer version's, in use.
+    """
+    try:
+        return Journal.open(config.state_dir, config.node, boot)
+    except JournalDamagedError as error:
+        kept = set_aside(config.state_dir, "damaged")
+        _log.error(
+            "state file set aside",
+            kept=str(kept),
+            error=str(error),
+            lost="what was given out and released and had not reached the store; all that is held of host-local ranges",
+            next="pods that the store knows keep their addresses; what was in reserve is kept from everybody for "
+            f"{config.quarantine:g} s; recreate pods with addresses of host-local ranges",
+        )
+        return Journal.open(config.state_dir, config.node, boot)
 
 
 class Daemon:
@@ -130,7 +152,7 @@ class Daemon:
             self.ledger.reserve(pool.name, self._now().boot)
         self.writer: Writer | None = None
         self.sync: Sync | None = None
-        self.report = Report(config, self.ledger, lambda: journal.size)
+        self.report = Report(config, self.ledger, lambda: journal.size, lambda: aside(config.state_dir))
         self._ready_event = trio.Event()
         self._opened = trio.Event()
         self._findings: set[str] = set()

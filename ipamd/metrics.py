@@ -179,6 +179,7 @@ _TEXTS = {
     "flush_failures_total": "Transactions that failed: the store away, or refusing",
     "claims_total": "Blocks claimed",
     "journal_size_bytes": "Size of the state file",
+    "state_files_set_aside": "State files that could not be used and are kept beside the one in use",
     "store_reads_total": "Times that everything of this node was read from the store",
     "watch_events_total": "Changes of records that the watch brought",
     "connections": "Open connections on the daemon's sockets",

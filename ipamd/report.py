@@ -46,8 +46,10 @@ _NO_KUBERNETES = {"kubernetes_connected": 0.0, "kubernetes_lists_total": 0.0, "k
 class Report:
     """Reads the daemon's parts; those that come up later (store, sync, progress) are set when they are there."""
 
-    def __init__(self, config: Config, ledger: Ledger, journal_size: Callable[[], int]) -> None:
-        self._config, self._ledger, self._journal_size = config, ledger, journal_size
+    def __init__(
+        self, config: Config, ledger: Ledger, journal_size: Callable[[], int], aside: Callable[[], list[str]]
+    ) -> None:
+        self._config, self._ledger, self._journal_size, self._aside = config, ledger, journal_size, aside
         self.store: Store | None = None
         self.sync: Sync | None = None
         self.progress: Progress | None = None
@@ -133,6 +135,7 @@ class Report:
             "flush_failures_total": progress.failures,
             "claims_total": progress.claims,
             "journal_size_bytes": self._journal_size(),
+            "state_files_set_aside": len(self._aside()),
             "store_reads_total": sync.looks if sync else 0,
             "watch_events_total": sync.events if sync else 0,
             "connections": sum(server.connections for server in self.servers),
@@ -166,6 +169,7 @@ class Report:
                 "bytes": self._journal_size(),
                 "error": self.journal_error,
                 "durability": self._config.durability,
+                "set_aside": self._aside(),
             },
             "kubernetes": self.kubernetes.status() if self.kubernetes else None,
             "draining": self._ledger.draining,

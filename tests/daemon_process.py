@@ -70,6 +70,11 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def lives(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *, ready: bool = True) -> None:
         """Start the process; with ``ready``, wait until an ADD can be served."""
         with self.log.open("ab") as log:

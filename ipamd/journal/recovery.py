@@ -31,8 +31,7 @@ from ipamd.journal.format import (
 )
 
 _START_OVER = (
-    "stop this node's pods, move the file away (keep it for a report) and start ipamd while the store can be reached:"
-    " what was given out and is not yet in the store is known to this file only"
+    "keep it for a report and begin a new one: what was given out and is not yet in the store is known to this one only"
 )
 _OTHER_VERSION = "start the ipamd that wrote it, or drain the node with that one and move the file away"
 

@@ -1,0 +1,83 @@
+"""State files that are set aside: evidence that nobody overwrites."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ipamd.journal import aside as module
+from ipamd.journal.aside import aside, set_aside
+from ipamd.journal.errors import JournalBusyError, JournalDamagedError, JournalError
+from ipamd.journal.journal import Journal
+from tests.journal.examples import BOOT, NODE, assigned
+
+
+def damaged(directory: Path) -> bytes:
+    """Leave a state file that cannot be read; returns its bytes."""
+    journal, _, _ = Journal.open(directory, NODE, BOOT)
+    journal.append([assigned(1)])
+    journal.close()
+    path = directory / "state"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(JournalDamagedError):
+        Journal.open(directory, NODE, BOOT)
+    return path.read_bytes()
+
+
+def test_a_file_set_aside_makes_room_for_a_new_one_with_another_name(tmp_path: Path) -> None:
+    """Its bytes and mode are untouched, and the new file's instance, which names the reserve, is another."""
+    first, _, _ = Journal.open(tmp_path, NODE, BOOT)
+    instance = first.instance
+    first.close()
+    data = damaged(tmp_path)
+    kept = set_aside(tmp_path, "damaged")
+    journal, facts, report = Journal.open(tmp_path, NODE, BOOT)
+    journal.close()
+    assert (facts, report.created) == ([], True)
+    assert journal.instance != instance
+    assert kept.name.startswith("state.damaged-")
+    assert kept.read_bytes() == data
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert aside(tmp_path) == [kept.name]
+
+
+def test_no_file_set_aside_is_ever_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several within one second get names of their own."""
+    monkeypatch.setattr(module.time, "strftime", lambda *_: "20261121T130000Z")
+    kept = {}
+    for number in range(3):
+        (tmp_path / "state").write_bytes(b"%d" % number)
+        kept[set_aside(tmp_path, "damaged")] = b"%d" % number
+    assert len(kept) == 3
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert aside(tmp_path) == sorted(path.name for path in kept)
+
+
+def test_a_file_in_use_is_not_set_aside(tmp_path: Path) -> None:
+    """Another process's state file is left where it is."""
+    journal, _, _ = Journal.open(tmp_path, NODE, BOOT)
+    with pytest.raises(JournalBusyError):
+        set_aside(tmp_path, "damaged")
+    assert journal.in_place
+    journal.close()
+
+
+def test_what_cannot_be_renamed_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file stays, the lock is let go, and the text names the directory."""
+    data = damaged(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", str(tmp_path / "state"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        with pytest.raises(JournalError, match=f"cannot use {tmp_path}: Operation not permitted"):
+            set_aside(tmp_path, "damaged")
+    assert (tmp_path / "state").read_bytes() == data
+    assert aside(tmp_path) == []
+    set_aside(tmp_path, "damaged")
+
+
+def test_an_absent_directory_has_none(tmp_path: Path) -> None:
+    """Before the first start there is nothing to list."""
+    assert aside(tmp_path / "none") == []
