@@ -26,7 +26,7 @@ from contextlib import suppress
 from ipamd.core.address import format_address, parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Place
-from ipamd.core.keys import host_affinity, reserve_handle
+from ipamd.core.keys import host_affinity, is_reserve_of
 from ipamd.core.records import BlockRecord, Owner, parse_rfc3339
 from ipamd.core.tunnel import is_handle
 
@@ -160,8 +160,7 @@ class Block:
 
     def _is_of_another_instance(self, handle: str) -> bool:
         """Whether it is this node's reserve under another state file's name."""
-        name = reserve_handle(self.node)
-        return handle != self.reserve_handle and (handle == name or handle.rpartition(".")[0] == name)
+        return handle != self.reserve_handle and is_reserve_of(handle, self.node)
 
     def _adoptable(self, owner: Owner) -> bool:
         """Whether it is a workload of this node that this ledger knows only from the store (another plugin's, say)."""

@@ -71,6 +71,12 @@ def reserve_handle(node: str, instance: str = "") -> str:
     return f"ipamd-reserve-{node}.{instance}" if instance else f"ipamd-reserve-{node}"
 
 
+def is_reserve_of(handle: str, node: str) -> bool:
+    """Whether a handle is that of a node's reserve, under the name of whatever state file."""
+    name = reserve_handle(node)
+    return handle == name or handle.rpartition(".")[0] == name
+
+
 def host_affinity(node: str) -> str:
     """What a block's ``affinity`` says when it belongs to a node."""
     return f"host:{node}"

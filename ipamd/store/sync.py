@@ -78,6 +78,7 @@ class Sync:
         self._pressures: dict[str, int] = {}
         self._affinities = keys.affinities_prefix(ledger.node)
         self._reserve = keys.handle_key(ledger.reserve_handle)
+        self._reserves = keys.handle_key(keys.reserve_handle(ledger.node))  # a prefix: of other instances too
         self._single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + ledger.node)
         self.first = trio.Event()
         self.looks = 0
@@ -107,7 +108,7 @@ class Sync:
     async def look(self) -> int:
         """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
-        snapshot = await self._store.read((*self._single, self._reserve), (*PREFIXES, keys.PRESSURE, self._affinities))
+        snapshot = await self._store.read(self._single, (*PREFIXES, keys.PRESSURE, self._affinities, self._reserves))
         if snapshot.revision < before:
             self._report("the store is older than what this node knew; believing the store", {})
             self._ledger.forget_revisions()
@@ -152,9 +153,13 @@ class Sync:
     def _reserved_in(self, records: Sequence[Record]) -> set[str]:
         """The keys of the blocks in which the handle of the reserve, if it is among the records, counts addresses.
 
-        Some may be other nodes', reserved by an earlier life that was killed before it wrote that down.
+        Some may be other nodes', reserved by an earlier life that was killed before it wrote that down, or whose state
+        file was lost.
         """
-        handles = (record for record in records if record.key == self._reserve)
+        node = self._ledger.node
+        handles = (
+            r for r in records if r.key.startswith(self._reserves) and keys.is_reserve_of(keys.name_of(r.key), node)
+        )
         return {keys.block_key(cidr) for record in handles for cidr in handle_blocks(record.value)}
 
     def _claims(self, records: Sequence[Record]) -> list[_Claim]:
@@ -171,7 +176,7 @@ class Sync:
             self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
 
     def _is_fact(self, key: str) -> bool:
-        return key != self._reserve and not key.startswith((self._affinities, keys.PRESSURE))
+        return not key.startswith((self._reserves, self._affinities, keys.PRESSURE))
 
     def _heed(self, key: str, value: bytes | None, revision: int) -> None:
         """A pool is pressed, or no more: nothing that this node must remember longer than it lasts."""

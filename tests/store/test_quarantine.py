@@ -14,6 +14,7 @@ from ipamd.store.base import Change
 from tests.core.blocks import image
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
+from tests.store.truth import view
 
 HOUR = 3600
 
@@ -107,3 +108,34 @@ def test_only_this_nodes_name_counts(handle: str, stranded: bool) -> None:
     value = image("10.0.0.0/29", {1: handle, 2: "ipamd-reserve-n1.bbbbbbbb"})
     ledger.apply(Committed(keys.block_key(parse_cidr("10.0.0.0/29")), 1, value))
     assert set(ledger.blocks["10.0.0.0/29"].stranded) == ({1} if stranded else set())
+
+
+async def test_what_a_lost_state_file_had_borrowed_goes_back_too(autojump_clock: trio.testing.MockClock) -> None:
+    """Its reserve in another node's block is found by its handle, kept from everybody for an hour, and then freed.
+
+    That of a node whose name begins with this one's is not touched.
+    """
+    store = MemoryStore()
+    store.put(*pool_record("four", "10.0.0.0/27", blockSize=27))
+    lender, first = with_reserve("n2", store, "cccccccc"), with_reserve("n1", store, "aaaaaaaa")
+    async with lender.running():
+        await settled(lender)
+        async with first.running():
+            place = (await first.add(add_request("a"))).places[0]
+            await first.flushed()
+        neighbour = with_reserve("n10", store, "dddddddd")
+        async with neighbour.running():
+            await neighbour.add(add_request("b"))
+            second = with_reserve("n1", store, "bbbbbbbb")
+            async with second.running():
+                await trio.sleep(1)
+                (block,) = second.ledger.blocks.values()
+                assert set(block.stranded.values()) == {"ipamd-reserve-n1.aaaaaaaa"}
+                await trio.sleep(HOUR + 10)
+                assert not block.stranded
+                record = view(store).block("10.0.0.0/27")
+                assert record is not None
+                assert record.count("ipamd-reserve-n1.aaaaaaaa") == 0
+                assert keys.handle_key("ipamd-reserve-n1.aaaaaaaa") not in store.records
+                assert view(store).allocations()[place][0] == "k8s-pod-network.a"
+                assert view(store).handles() == view(store).counted()
