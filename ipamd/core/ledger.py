@@ -428,6 +428,7 @@ class Ledger:
             and pool.name in self.reserves
         ):
             self.reserves[pool.name].refusal = None
+            self.reserves[pool.name].supplied += 1
 
     def _drop_irrelevant(self, block: Block) -> bool:
         if block.relevant:

@@ -65,6 +65,7 @@ class Reserve:
         "policy",
         "pressed_until",
         "refusal",
+        "supplied",
         "tight",
         "waiting",
     )
@@ -78,6 +79,8 @@ class Reserve:
         self.tight = False
         self.pressed_until = 0
         self.borrowed_at = 0
+        self.supplied = 0
+        """How often addresses came in: while they do, the pool is not exhausted."""
         self.named = False
         """Whether an ADD named the pool since the daemon's start, so that its selectors do not count."""
         self._changed = now

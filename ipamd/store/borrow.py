@@ -36,11 +36,13 @@ class Hunt:
 
     It lives from one need to the next: the blocks that were looked at the longest ago come first, so that an ADD does
     not begin anew where another has just found nothing. ``began`` is when the present need arose, 0 if there is none;
-    ``baffled`` when all blocks had been looked at since and had nothing, 0 before.
+    ``baffled`` when all blocks had been looked at since and had nothing, 0 before. ``supplied`` is the reserve's at
+    the last look: while addresses come in, the need begins anew.
     """
 
     def __init__(self, node: str, pool: Pool) -> None:
         self.began = self.baffled = 0
+        self.supplied = 0
         self.listed: int | None = None
         self._node, self._pool = node, pool
         self._chunk = max(1, min(32, ADDRESSES // pool.block(0).size))

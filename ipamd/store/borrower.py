@@ -61,6 +61,10 @@ class Borrower:
                 listed = {key for page in await self.pages_of(pool) for key in page if is_of(pool, key)}
                 hunt.learn(listed - own, now)
             hunt.begin(now)
+        supplied = self._ledger.reserve(pool.name, now).supplied
+        if hunt.supplied != supplied:
+            hunt.begin(now)
+            hunt.supplied = supplied
         if hunt.over(now):
             hunt.end()
             return None
@@ -135,19 +139,22 @@ class Borrower:
 
     async def _use(self, pool: Pool, hunt: Hunt, found: Record) -> None:
         """Take of a block what is needed, or the whole block if it may be taken over."""
-        more = False
+        more, chosen = False, 0
 
         def choose(image: BlockRecord) -> Sequence[int]:
-            nonlocal more
+            nonlocal more, chosen
             free = free_in(self._ledger, image, self._now())
             wanted = supply.to_borrow(self._ledger, pool, self._now().boot)
-            more = len(free) > wanted
+            more, chosen = len(free) > wanted, len(free[:wanted])
             return free[:wanted]
 
         if await self._take_over(pool, found):
             return
         if await self._reserve(found, choose):
             self._ledger.reserve(pool.name, 0).borrowed_at = self._now().boot
+        elif chosen:  # others were faster, again and again: there is something to be had
+            hunt.begin(self._now().boot)
+            more = True
         if more:
             hunt.again(found.key)
 

@@ -415,6 +415,45 @@ async def test_an_address_that_comes_free_while_one_waits_is_found(
         assert [assigned.places[0].ordinal for assigned in node.ledger.holdings.values()] == [9]
 
 
+async def test_nobody_is_refused_while_addresses_come_in(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """Three ADDs wait, an address comes free every 0.4 s: each gets one, though the last has waited longest of all."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
+        await trio.sleep(0.5)
+        for number in range(3):
+            nursery.start_soon(node.add, add_request(f"c{number}"))
+        for _ in range(3):
+            await trio.sleep(0.4)
+            record = BlockRecord(store.records[block_key("10.0.0.0/28")].value)
+            record.free(next(o for o in range(16) if (owner := record.owner(o)) and owner.handle == OTHER))
+            count = json.dumps({"block": {"10.0.0.0/28": record.count(OTHER)}, "deleted": False}).encode()
+            store.put(block_key("10.0.0.0/28"), record.encode())
+            store.put(keys.handle_key(OTHER), count)
+    assert len(node.ledger.holdings) == 3
+
+
+async def test_who_is_always_slower_is_not_refused_while_there_is_something(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """For two seconds every transaction of this node comes too late; there are free addresses: it tries on."""
+    commit = store.commit
+    late = 0
+
+    async def beaten(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        nonlocal late
+        if 1 < trio.current_time() < 3 and any(change.key == block_key("10.0.0.0/28") for change in alternatives[0]):
+            late += 1
+            current = BlockRecord(store.records[block_key("10.0.0.0/28")].value)
+            store.put(block_key("10.0.0.0/28"), current.encode())
+        return await commit(*alternatives, window=window)
+
+    store.commit = beaten  # type: ignore[method-assign] # the fault to inject
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1.1)
+        await node.add(add_request("a"))
+        assert late > 10
+
+
 # --- cost -----------------------------------------------------------------------------------------------------
 
 
