@@ -16,6 +16,9 @@ from tests.simulation.machine import GoneError, Machine
 
 NETWORK = "k8s-pod-network"
 
+SLOW = 0.06
+"""How many plugins take seconds from their start to their request's arrival: the node has much to do."""
+
 RETRY = 1.0
 """Seconds from a failed DEL to the next."""
 
@@ -90,7 +93,8 @@ class Kubelet:
         machine = self.machine
         boots, started = machine.boots, machine.now().boot
         trace, name = machine.trace, f"{machine.name}: {verb} {sandbox.container}"
-        await trio.sleep(self.random.random() * self.hurry)
+        slow = self.hurry and self.random.random() < SLOW
+        await trio.sleep(self.random.random() * (5.0 if slow else self.hurry))
         with trio.move_on_after(patience):
             for _ in range(10):
                 if machine.boots != boots:

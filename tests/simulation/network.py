@@ -27,7 +27,7 @@ T = TypeVar("T")
 TIMEOUT = 2.0
 """Seconds that a call may take, as ``etcd.timeout``."""
 
-LATEST = 20.0
+LATEST = 8.0
 """Seconds after which a transaction that was given up has arrived, or never will."""
 
 

@@ -10,19 +10,20 @@ import structlog
 import trio
 import trio._core._run as trio_run
 import trio.testing
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ipamd.config import Config
 from ipamd.config.schema import Reserve
 from ipamd.core import keys
 from tests.memory_store import MemoryStore
-from tests.nodes import pool_record
+from tests.nodes import EPOCH, pool_record
 from tests.simulation.disk import mounted
 from tests.simulation.judge import Judge
 from tests.simulation.kubelet import Kubelet
 from tests.simulation.machine import Machine
-from tests.simulation.network import LATEST, Link
+from tests.simulation.network import LATEST, Client, Link
 from tests.simulation.plan import Event, Plan
+from tests.simulation.strangers import NODES, Strangers
 
 PEACE = 180.0
 """Seconds in which a cluster without faults must come to rest."""
@@ -60,6 +61,11 @@ class World:
             for machine in self.machines
         ]
         self.pods: list[list[str]] = [[] for _ in self.machines]
+        client = Client(self.server, Link(Random(f"{plan.seed} link strangers"), self.later))
+        random = Random(f"{plan.seed} strangers")
+        self.strangers = Strangers(
+            self.server, client, self.judge, random, lambda: EPOCH + int(trio.current_time() * 1e9)
+        )
         self._make_pools()
 
     def _machine(self, index: int) -> Machine:
@@ -152,6 +158,19 @@ class World:
         self._go(kubelet.add, sandbox)
         self._go(self._after, event.span % 0.2, kubelet.delete, sandbox)
 
+    def _on_burst(self, event: Event) -> None:
+        """Pods come all at once, and all go again."""
+        kubelet = self.kubelets[event.node]
+        for number in range(event.arg % 6 + 3):
+            pod = f"burst{event.arg}x{number}"
+            self._go(kubelet.run_pod, pod, 30.0)
+            self._go(self._after, event.span % 8, self._end_all, kubelet, pod)
+
+    @staticmethod
+    async def _end_all(kubelet: Kubelet, pod: str) -> None:
+        for sandbox in [each for each in kubelet.sandboxes if each.pod == pod and not each.dels]:
+            await kubelet.delete(sandbox)
+
     def _on_renew(self, event: Event) -> None:
         pod, kubelet = self._pod_of(event), self.kubelets[event.node]
         if pod is not None:
@@ -182,6 +201,11 @@ class World:
         life = self.machines[event.node].life
         if life is not None:
             life.fuse = event.arg % 25
+
+    def _on_blind(self, event: Event) -> None:
+        """The daemon dies, and starts again without the store."""
+        self._on_cut(structs.replace(event, arg=1))
+        self._on_kill(structs.replace(event, arg=event.arg % 3))
 
     def _on_reboot(self, event: Event) -> None:
         machine = self.machines[event.node]
@@ -234,6 +258,44 @@ class World:
     def _on_compact(self, _event: Event) -> None:
         self.server.compact()
 
+    # --- strangers --------------------------------------------------------------------------------------------
+
+    def _on_arrive(self, _event: Event) -> None:
+        self._go(self.strangers.arrive, self.plan.families)
+
+    def _on_leave(self, _event: Event) -> None:
+        self._go(self.strangers.leave)
+
+    def _on_tunnel(self, event: Event) -> None:
+        self._go(self.strangers.tunnel, self.machines[event.node].name if event.arg % 3 else NODES[0])
+
+    def _on_unown(self, event: Event) -> None:
+        self._go(self.strangers.delete_node, self.machines[event.node].name)
+
+    def _on_sweep(self, _event: Event) -> None:
+        pods = {sandbox.pod for kubelet in self.kubelets for sandbox in kubelet.sandboxes if not sandbox.dels}
+        self._go(self.strangers.sweep, pods, [machine.name for machine in self.machines])
+
+    def _on_disable(self, event: Event) -> None:
+        name = "four" if event.arg % 2 else "another"
+        self._for(event.span, lambda on: self.strangers.disable(name, disabled=on))
+
+    def _on_another(self, event: Event) -> None:
+        self.strangers.make_pool(27 + event.arg % 4)
+
+    def _on_delete(self, _event: Event) -> None:
+        self._go(self.strangers.delete_pool)
+
+    def _on_reserved(self, event: Event) -> None:
+        self._for(event.span, lambda on: self.strangers.reserve("10.0.0.0/30" if on else None))
+
+    def _on_lock(self, event: Event) -> None:
+        self._for(event.span, lambda on: self.strangers.lock(locked=on))
+
+    def _on_strict(self, event: Event) -> None:
+        strict = self.plan.strict
+        self._for(event.span, lambda on: self.strangers.configure(strict=strict != on))
+
     # --- the end ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -248,7 +310,8 @@ class World:
         await self._repeat_all()
 
     def _handles(self) -> dict[str, str]:
-        return {sandbox.container: sandbox.handle for kubelet in self.kubelets for sandbox in kubelet.sandboxes}
+        ours = {sandbox.container: sandbox.handle for kubelet in self.kubelets for sandbox in kubelet.sandboxes}
+        return ours | self.strangers.handles
 
     async def _come_to_rest(self) -> None:
         self.note("--- peace")
@@ -268,7 +331,7 @@ class World:
             await trio.sleep(2)
             while not self._at_rest():
                 await trio.sleep(1)
-            await trio.sleep(10)
+            await trio.sleep(6)  # longer than the writer ever rests
             while not self._at_rest():
                 await trio.sleep(1)
         if scope.cancelled_caught:
