@@ -5,13 +5,16 @@ few) the smallest part of it that still fails is looked for, and the command tha
 """
 
 import argparse
+import gc
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
+from tests.simulation.mutations import MUTATIONS, applied
 from tests.simulation.plan import draw
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Verdict, simulate
@@ -33,7 +36,10 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: as many as cores")
     parser.add_argument("--replay", type=int, help="run this seed alone and print its trace")
     parser.add_argument("--events", help="with --replay: only these events, by their positions, as 0,3,8")
+    parser.add_argument("--mutations", action="store_true", help="put deliberate bugs in, and say when each is found")
     arguments = parser.parse_args()
+    if arguments.mutations:
+        return bite(arguments.seeds, arguments.processes)
     if arguments.replay is not None:
         return replay(arguments.replay, arguments.events)
     return soak(range(arguments.first, arguments.first + arguments.seeds), arguments.processes)
@@ -53,7 +59,7 @@ def replay(seed: int, events: str | None) -> int:
 def soak(seeds: Sequence[int], processes: int) -> int:
     """Run seeds, and print what was wrong in each that failed."""
     began, counts, acknowledged, happened, failed = time.perf_counter(), Counter[str](), 0, 0, 0
-    with multiprocessing.Pool(processes) as pool:
+    with multiprocessing.Pool(processes, gc.set_threshold, (50_000,)) as pool:
         for verdict in pool.imap(_run, seeds, chunksize=8):
             acknowledged += verdict.acknowledged
             happened += verdict.events
@@ -71,6 +77,26 @@ def soak(seeds: Sequence[int], processes: int) -> int:
         f"seeds {len(seeds)}, " + ", ".join(f"{kind} {counts[kind]}" for kind in KINDS),
     )
     return bool(failed)
+
+
+def bite(limit: int, processes: int) -> int:
+    """Look for each deliberate bug in as many seeds as it takes, ``limit`` at most."""
+    missed = 0
+    with multiprocessing.Pool(processes, gc.set_threshold, (50_000,)) as pool:
+        for name, seeds, words in pool.imap(partial(_hunt, limit), MUTATIONS):
+            missed += not words
+            _print(f"a daemon that {name}: {f'found by seed {seeds}: {words[0]}' if words else 'NOT FOUND'}"[:230])
+    _print(f"{len(MUTATIONS)} deliberate bugs, {missed} not found in {limit} seeds")
+    return bool(missed)
+
+
+def _hunt(limit: int, name: str) -> tuple[str, int, list[str]]:
+    for seed in range(limit):
+        with applied(name):
+            verdict = simulate(draw(seed))
+        if verdict.findings:
+            return name, seed, _words(verdict)
+    return name, limit, []
 
 
 def _run(seed: int) -> Verdict:
