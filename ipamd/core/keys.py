@@ -15,8 +15,11 @@ CLUSTER_INFORMATION = RESOURCES + "clusterinformations/default"
 IPAM = "/calico/ipam/v2/"
 CONFIG = IPAM + "config"
 HANDLES = IPAM + "handle/"
-PRESSURE = "/ipamd/pressure/"
-"""Ours, not Calico's: one key for each pool that a node found exhausted while a pod waited."""
+PRESSURE = "/calico/ipamd/pressure/"
+"""Ours, not Calico's: one key for each pool that a node found exhausted while a pod waited.
+
+Below Calico's prefix, where none of its programs looks: etcd credentials made for Calico are enough.
+"""
 
 
 class Kind(Enum):

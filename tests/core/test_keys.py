@@ -92,3 +92,10 @@ def test_what_is_no_cidr_is_refused(text: str) -> None:
     """A CIDR has a prefix length and no host bits; anything else is a ValueError in words."""
     with pytest.raises(ValueError, match=r"\S+ \S+"):
         parse_cidr(text)
+
+
+def test_every_key_is_below_calicos_prefix() -> None:
+    """Credentials that were made for Calico are enough: a role for /calico/ lets a node do all it does."""
+    prefixes = [value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)]
+    assert len(prefixes) > 5
+    assert all(prefix.startswith("/calico/") for prefix in prefixes)

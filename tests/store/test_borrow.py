@@ -787,7 +787,7 @@ async def test_pressure_is_one_small_record_of_the_pool(autojump_clock: MockCloc
     """Its key names the pool; it says who asks and when, and goes when nobody needs it any more."""
     store = pool_of("10.0.0.0/30", 30)
     put_block(store, "10.0.0.0/30", "host:other", *range(4))
-    key = "/ipamd/pressure/p"
+    key = "/calico/ipamd/pressure/p"
     async with Node("n1", store).running() as node:
         with pytest.raises(RefusedError):
             await node.add(add_request("a"))
@@ -879,7 +879,7 @@ async def test_a_store_that_refuses_the_pressure_record_hinders_nobody(autojump_
     commit = store.commit
 
     async def forbidding(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
-        if any(change.key.startswith("/ipamd/") for changes in alternatives for change in changes):
+        if any(change.key.startswith("/calico/ipamd/") for changes in alternatives for change in changes):
             raise StoreRefusedError("permission denied")
         return await commit(*alternatives, window=window)
 
@@ -901,7 +901,7 @@ async def test_a_tight_pool_keeps_a_small_reserve(autojump_clock: MockClock) -> 
         await trio.sleep(5)
         assert node.ledger.available("p") == TIGHT
         assert len(view(store).blocks()["10.0.0.16/28"].unallocated) == 16 - TIGHT
-        assert not any(key.startswith("/ipamd/") for key in store.records)
+        assert not any(key.startswith("/calico/ipamd/") for key in store.records)
 
 
 async def test_a_tight_pool_with_a_free_block_again_is_no_more_tight(autojump_clock: MockClock) -> None:
