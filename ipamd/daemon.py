@@ -30,6 +30,7 @@ from ipamd.api.spool import Spool
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config, DefaultPools
+from ipamd.core import requested
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
@@ -39,13 +40,13 @@ from ipamd.core.pool import Pool
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
-from ipamd.journal.aside import aside, set_aside
+from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.journal import Journal, OpenReport
 from ipamd.logs import get_logger
 from ipamd.metrics import Metrics
 from ipamd.report import Report, demo_lines
-from ipamd.store.base import Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
 from ipamd.store.default_pools import DefaultPool, create_default_pools
 from ipamd.store.sync import Sync
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 GRACE = 2.0
 """Seconds that requests under way, and then the last flush, get when the daemon is told to stop."""
+
+START_AGAIN = 75
+"""The exit code (EX_TEMPFAIL) that asks the supervisor for a new start."""
 
 DRAIN_GRACE = 30.0
 """Seconds that a drain at the end may take."""
@@ -72,13 +76,31 @@ def run(config: Config, *, demo: bool = False) -> int:
     ``demo``: print three lines to paste once an ADD can be served.
     """
     failed: list[Exception] = []
+    others: list[OtherClusterError] = []
     try:
         trio.run(_main, config, demo)
+    except* OtherClusterError as errors:
+        others = [error for error in _leaves(errors) if isinstance(error, OtherClusterError)]
     except* (JournalError, OSError) as errors:
         failed = list(_leaves(errors))
     for error in failed:
         _log.error("cannot run", error=_sentence(error))
-    return 1 if failed else 0
+    if failed or not others:
+        return 1 if failed else 0
+    return _leave_cluster(config, others[0])
+
+
+def _leave_cluster(config: Config, error: OtherClusterError) -> int:
+    """Set the state file of another cluster aside; returns the exit code."""
+    try:
+        kept = set_aside_of_cluster(config.state_dir, error.known)
+    except JournalError as problem:
+        _log.error("cannot run", error=str(problem))
+        return 1
+    _log.error(
+        "state file set aside", kept=str(kept), error=str(error), next="start again: the new state file is empty"
+    )
+    return START_AGAIN
 
 
 def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -117,7 +139,7 @@ def open_journal(config: Config, boot: str) -> tuple[Journal, list[Fact], OpenRe
     try:
         return Journal.open(config.state_dir, config.node, boot)
     except JournalDamagedError as error:
-        kept = set_aside(config.state_dir, "damaged")
+        kept = set_aside_damaged(config.state_dir)
         _log.error(
             "state file set aside",
             kept=str(kept),
@@ -339,9 +361,14 @@ class Daemon:
         pools = self.ledger.settings.pools.values()
         findings |= {f"pool {pool.name}: {pool.unreadable}" for pool in pools if pool.unreadable}
         for block in self.ledger.blocks.values():
-            for ordinal, other in block.contested.items():
-                holder = block.desired[ordinal]
-                findings.add(f"address {block.address(ordinal)}: held by {holder.handle} here and {other} in the store")
+            for ordinal in block.contested:
+                owner = None if block.record is None else block.record.owner(ordinal)
+                if owner is not None:
+                    ours, theirs = requested.tenant(block.desired[ordinal]), requested.stranger(owner)
+                    findings.add(
+                        f"address {block.address(ordinal)} has two holders: {ours}, and according to the store "
+                        f"{theirs}; delete one of the two pods"
+                    )
         findings.update(self._quarantined())
         for finding in findings - self._findings:
             _log.error("records disagree", finding=finding)

@@ -177,6 +177,29 @@ class EtcdProcess:
         self.kill()
         self.start()
 
+    def save(self, path: Path) -> None:
+        """Take a backup."""
+        self.ctl("snapshot", "save", str(path))
+
+    def restore(self, path: Path) -> None:
+        """Kill it, and start it again on the same ports with the data of a backup."""
+        self.kill()
+        shutil.rmtree(self.folder / self.name)
+        peer = self._cluster[self.name]
+        command = [
+            binary("etcdutl"), "snapshot", "restore", str(path), "--data-dir", str(self.folder / self.name),
+            "--name", self.name, "--initial-cluster", f"{self.name}={peer}", "--initial-advertise-peer-urls", peer,
+        ]  # fmt: skip
+        subprocess.run(command, capture_output=True, timeout=20, check=True)
+        self.start()
+
+    def wipe(self) -> None:
+        """Kill it, and start another cluster in its place: the same ports, no data."""
+        self.kill()
+        shutil.rmtree(self.folder / self.name)
+        self._cluster[self.name] = f"http://127.0.0.1:{free_port()}"
+        self.start()
+
     def __enter__(self) -> Self:
         return self.start()
 

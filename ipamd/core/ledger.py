@@ -83,6 +83,8 @@ class Ledger:
         self.ranges = RangeLedger()
         self.wanted: dict[Place, requested.Want] = {}
         self.synced = False
+        self.histories = 0
+        """How often the store's revisions were found to mean nothing any more."""
         self.draining = False
         """Whether the node is to give back all that no pod holds, and to assign nothing."""
         self._revisions: dict[str, int] = {}
@@ -497,6 +499,7 @@ class Ledger:
     def forget_revisions(self) -> None:
         """Take the store's next word whatever its revision: its history was rolled back, or it is another store."""
         self._revisions = dict.fromkeys(self._revisions, -1)
+        self.histories += 1
 
     def forget_tombstones(self, now: int) -> None:
         """Drop the marks of DELs too old to matter, or of another boot; ``now`` is CLOCK_BOOTTIME (ns)."""

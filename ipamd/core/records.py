@@ -389,10 +389,17 @@ class _ClusterInformation(Struct):
 
 def datastore_locked(value: bytes | None) -> bool:
     """Whether ClusterInformation says that nobody may write (upgrade, migration)."""
-    if value is None:
-        return False
+    return False if value is None else _cluster(value).datastoreReady is False
+
+
+def cluster_guid(value: bytes | None) -> str:
+    """What ClusterInformation calls the cluster; "" if it does not say."""
+    return "" if value is None else _cluster(value).clusterGUID
+
+
+def _cluster(value: bytes) -> _ClusterSpec:
     try:
-        return msgspec.json.decode(value, type=_ClusterInformation).spec.datastoreReady is False
+        return msgspec.json.decode(value, type=_ClusterInformation).spec
     except MALFORMED as error:
         raise RecordError(f"not a ClusterInformation: {error}") from error
 

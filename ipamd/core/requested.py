@@ -13,6 +13,7 @@ from ipamd.core.block import Block
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Assigned, Place
 from ipamd.core.pool import Pool
+from ipamd.core.records import Owner
 from ipamd.core.request import AddRequest
 from ipamd.core.reserve import Refusal
 from ipamd.core.settings import Settings
@@ -69,6 +70,17 @@ def tenant(assigned: Assigned) -> str:
     return f"container {assigned.attachment.container} on this node"
 
 
+def stranger(owner: Owner) -> str:
+    """Who holds an address according to the store, in the words of an error."""
+    where = f" on node {owner.node}" if owner.node else ""
+    who = f"handle {owner.handle}" if owner.handle else "somebody without a handle"
+    if "pod" in owner.secondary:
+        who = f"{owner.secondary.get('namespace', '')}/{owner.secondary['pod']}"
+    elif "type" in owner.secondary:
+        who = f"{who} ({owner.secondary['type']})"
+    return who + where
+
+
 def verdict(block: Block, ordinal: int, *, strict: bool) -> tuple[Code, str] | None:
     """Why nobody of this node can have a place as the store has it, or None if it is free, ours, or about to be free.
 
@@ -83,13 +95,7 @@ def verdict(block: Block, ordinal: int, *, strict: bool) -> tuple[Code, str] | N
     if owner is not None and owner.released_at:
         owner = None
     if owner is not None and not owner.handle.startswith(RESERVE_PREFIX):
-        where = f" on node {owner.node}" if owner.node else ""
-        who = f"handle {owner.handle}" if owner.handle else "somebody without a handle"
-        if "pod" in owner.secondary:
-            who = f"{owner.secondary.get('namespace', '')}/{owner.secondary['pod']}"
-        elif "type" in owner.secondary:
-            who = f"{who} ({owner.secondary['type']})"
-        return Code.ADDRESS_TAKEN, taken(who + where)
+        return Code.ADDRESS_TAKEN, taken(stranger(owner))
     if strict and not block.owned:
         affinity = None if block.record is None else block.record.affinity
         whose = f"belongs to {affinity.replace(':', ' ', 1)}" if affinity else "belongs to no node"

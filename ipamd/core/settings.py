@@ -12,7 +12,15 @@ from msgspec.structs import replace
 from ipamd.core import keys
 from ipamd.core.address import Cidr
 from ipamd.core.pool import Pool, decode_pool
-from ipamd.core.records import IpamConfig, RecordError, datastore_locked, decode_config, node_labels, reserved_cidrs
+from ipamd.core.records import (
+    IpamConfig,
+    RecordError,
+    cluster_guid,
+    datastore_locked,
+    decode_config,
+    node_labels,
+    reserved_cidrs,
+)
 from ipamd.core.selection import Selection
 
 
@@ -31,6 +39,8 @@ class Settings:
         self.reservations: dict[str, tuple[Cidr, ...]] = {}
         self.config = IpamConfig()
         self.locked = False
+        self.cluster = ""
+        """The clusterGUID of ClusterInformation; "" while it is not known."""
         self._selections: dict[str, Selection] = {}
 
     @property
@@ -58,6 +68,7 @@ class Settings:
             self.config = decode_config(value)
         elif kind is keys.Kind.CLUSTER_INFORMATION:
             self.locked = datastore_locked(value)
+            self.cluster = cluster_guid(value)
         elif kind is keys.Kind.NODE and name == self.node:
             self.node_labels = self._configured_labels if value is None else node_labels(value)
             self._selections = {}

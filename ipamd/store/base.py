@@ -22,12 +22,34 @@ class StoreUnavailableError(Exception):
     """
 
 
+class HistoryError(StoreUnavailableError):
+    """What answered has another history than what answered before: restored from a backup, or another cluster.
+
+    Told once; whatever is known of revisions is to be read again before anything is decided.
+    """
+
+
 class StoreRefusedError(Exception):
     """The store answered and said no: authentication, permission, quota (NOSPACE), a request too large."""
 
 
+class OtherClusterError(StoreRefusedError):
+    """The store's records are another cluster's than those that this node's state is of: nothing of it was merged."""
+
+    def __init__(self, known: str, found: str) -> None:
+        super().__init__(
+            f"the store is cluster {found} (ClusterInformation's clusterGUID), and this node's state is of cluster "
+            f"{known}; nothing of the one was written to the other; correct the endpoints, or recreate the pods here"
+        )
+        self.known = known
+        self.found = found
+
+
 class CompactedError(Exception):
-    """The revisions from which a watch was to resume are gone: read everything again, then watch from there."""
+    """The revisions from which a watch was to resume are gone, or not yet there: the store's history was set back.
+
+    Read everything again, then watch from there.
+    """
 
 
 class Record(Struct, frozen=True):

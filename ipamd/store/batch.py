@@ -55,6 +55,10 @@ class Known:
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
 
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._records.clear()
+
     def revision(self, key: str) -> int:
         """The revision to expect of a key; 0: absent, as far as is known."""
         record = self._records.get(key)

@@ -9,6 +9,7 @@ never confirmed. May import trio, core and store.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import trio
 from msgspec import Struct
@@ -23,6 +24,7 @@ from ipamd.core.records import (
     RecordError,
     affinity_record,
     affinity_state,
+    cluster_guid,
     handle_blocks,
     new_block,
     pressure_at,
@@ -32,6 +34,8 @@ from ipamd.store.base import (
     Change,
     CompactedError,
     Event,
+    HistoryError,
+    OtherClusterError,
     Record,
     Snapshot,
     Store,
@@ -96,6 +100,8 @@ class Sync:
                 await self._follow_changes(revision)
             except CompactedError:
                 self._report("watch lost its place, reading everything again", {})
+            except OtherClusterError:
+                raise
             except (StoreUnavailableError, StoreRefusedError) as error:
                 if str(error) != self.last_error:
                     self._report("cannot read the store", {"error": str(error)})
@@ -103,14 +109,29 @@ class Sync:
                 await trio.sleep(pause)
                 pause = min(pause * 2, BACK_OFF[1])
 
+    async def _read(self, names: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
+        try:
+            return await self._store.read(names, prefixes)
+        except HistoryError:
+            self._ledger.synced = False  # nothing is written before all is read again
+            raise
+
     # --- the full look ----------------------------------------------------------------------------------------
 
     async def look(self) -> int:
-        """Read everything that concerns this node, repair leftovers of claims; returns the revision."""
+        """Read everything that concerns this node, repair leftovers of claims; returns the revision.
+
+        Raises OtherClusterError before anything of another cluster is taken in.
+        """
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
-        snapshot = await self._store.read(self._single, (*PREFIXES, keys.PRESSURE, self._affinities, self._reserves))
-        if snapshot.revision < before:
-            self._report("the store is older than what this node knew; believing the store", {})
+        snapshot = await self._read(self._single, (*PREFIXES, keys.PRESSURE, self._affinities, self._reserves))
+        self._refuse_other_cluster(snapshot.records)
+        if snapshot.revision < before or not self._ledger.synced:
+            if snapshot.revision < before:
+                self._report(
+                    "the store was set back, to a backup perhaps; writing again what living pods hold",
+                    {"revision": str(snapshot.revision), "seen": str(before)},
+                )
             self._ledger.forget_revisions()
             self._pressures.clear()
         for record in snapshot.records:
@@ -123,7 +144,18 @@ class Sync:
 
     async def look_at_settings(self) -> None:
         """Read what decides which pools serve this node: what the watch may not have brought yet."""
-        self._take_in_settings(await self._store.read(self._single, PREFIXES))
+        snapshot = await self._read(self._single, PREFIXES)
+        self._refuse_other_cluster(snapshot.records)
+        self._take_in_settings(snapshot)
+
+    def _refuse_other_cluster(self, records: Sequence[Record]) -> None:
+        known = self._ledger.settings.cluster
+        for record in records:
+            if known and record.key == keys.CLUSTER_INFORMATION:
+                with suppress(RecordError):
+                    found = cluster_guid(record.value)
+                    if found not in ("", known):
+                        raise OtherClusterError(known, found)
 
     def _take_in_settings(self, snapshot: Snapshot) -> None:
         settings = {record.key: record for record in snapshot.records if self._is_fact(record.key)}
@@ -137,12 +169,12 @@ class Sync:
         claims = self._claims(records)
         wanted = {keys.block_key(block.net) for block in self._ledger.blocks.values()}
         wanted |= {keys.block_key(claim.cidr) for claim in claims} | self._reserved_in(records)
-        blocks = await self._store.read(sorted(wanted))
+        blocks = await self._read(sorted(wanted))
         unsettled = [claim for claim in claims if not self._settled(claim, blocks)]
         if unsettled and not self._ledger.settings.locked:
             for claim in unsettled:
                 await self._repair(claim, blocks)
-            blocks = await self._store.read(sorted(wanted))
+            blocks = await self._read(sorted(wanted))
         present = {record.key for record in blocks.records}
         self._ledger.synced = True
         self._record(
@@ -169,10 +201,10 @@ class Sync:
 
     async def look_up(self, handle: str) -> None:
         """Learn what a handle holds, in whosever blocks. Raises StoreUnavailableError, StoreRefusedError."""
-        found = await self._store.read([keys.handle_key(handle)])
+        found = await self._read([keys.handle_key(handle)])
         cidrs = {cidr for record in found.records for cidr in handle_blocks(record.value)}
         if cidrs:
-            blocks = await self._store.read(sorted(map(keys.block_key, cidrs)))
+            blocks = await self._read(sorted(map(keys.block_key, cidrs)))
             self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
 
     def _is_fact(self, key: str) -> bool:
@@ -255,6 +287,7 @@ class Sync:
 
     async def _take_in(self, events: Sequence[Event]) -> None:
         self.events += len(events)
+        self._refuse_other_cluster([Record(e.key, e.value, e.revision) for e in events if e.value is not None])
         for event in events:
             self._heed(event.key, event.value, event.revision)
         # Without a fact too: what was heeded is the writer's to act on.
@@ -264,7 +297,7 @@ class Sync:
         claimed = {keys.block_key(claim.cidr) for claim in self._claims(records)}
         unknown = (claimed | self._reserved_in(records)) - self._followed
         if unknown:
-            blocks = await self._store.read(sorted(unknown))
+            blocks = await self._read(sorted(unknown))
             self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
 
 

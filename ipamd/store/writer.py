@@ -24,7 +24,7 @@ from ipamd.core.pool import Pool
 from ipamd.core.records import handle_blocks
 from ipamd.core.reserve import RETRY_AFTER, Refusal
 from ipamd.store import batch, requested
-from ipamd.store.base import Change, Outcome, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.base import Change, HistoryError, Outcome, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search, claim, neighbours, overlaps
 
@@ -83,6 +83,7 @@ class Writer:
         self._hurried = trio.Event()
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
+        self._histories = 0
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
         self.progress = Progress()
@@ -105,6 +106,8 @@ class Writer:
                 pause = BACK_OFF[0]
                 self.progress.last_error = ""
             except (StoreUnavailableError, StoreRefusedError, NotDurableError) as error:
+                if isinstance(error, HistoryError):
+                    self._ledger.synced = False  # nothing is written before all is read again
                 self.progress.failures += 1
                 if str(error) != self.progress.last_error:
                     self._report("cannot write the store", {"error": str(error)})
@@ -149,11 +152,14 @@ class Writer:
         return False
 
     async def _look_first(self) -> bool:
-        """Look at what must be known before anything is decided; whether the store was ever looked at in full."""
-        if self._doubt:
-            await self._look_again()
+        """Look at what must be known before anything is decided; whether the store was looked at in full."""
         if not self._ledger.synced:
             return False
+        if self._histories != self._ledger.histories:
+            self._histories = self._ledger.histories
+            self._known.clear()
+        if self._doubt:
+            await self._look_again()
         if self._ledger.strays:
             await self._find_strays()
         await self._look_for_wanted()

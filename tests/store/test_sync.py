@@ -259,7 +259,7 @@ async def test_a_store_that_was_rolled_back_is_believed(autojump_clock: MockCloc
         node.ledger = restarted.ledger  # the old one is gone
     async with restarted.running():
         await trio.sleep(2)
-        assert "the store is older than what this node knew; believing the store" in restarted.reports
+        assert "the store was set back, to a backup perhaps; writing again what living pods hold" in restarted.reports
         at_rest(store, [restarted])
         assert restarted.ledger.holdings
 

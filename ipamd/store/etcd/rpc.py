@@ -36,8 +36,9 @@ _loaded: list[ModuleType] = []
 
 
 class Header(Protocol):
-    """Of every reply."""
+    """Of every reply. A cluster that is restored from a backup has another id."""
 
+    cluster_id: int
     revision: int
 
 

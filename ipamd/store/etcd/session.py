@@ -30,6 +30,8 @@ class Session:
     def __init__(self, settings: EtcdSettings) -> None:
         self.settings = settings
         self.connected = False
+        self.cluster = 0
+        """etcd's id of the cluster that answered last; 0: none did."""
         self._endpoints = settings.parsed
         self._where = ", ".join(settings.endpoints)
         self._first = 0

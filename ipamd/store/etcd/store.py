@@ -6,11 +6,13 @@ ones at the revision of the first; if etcd compacted that one meanwhile, the rea
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
 from ipamd.store.base import (
     ChangeSet,
+    HistoryError,
     KeyRange,
     Outcome,
     Record,
@@ -19,7 +21,7 @@ from ipamd.store.base import (
     Watch,
 )
 from ipamd.store.etcd import messages, rpc, transaction
-from ipamd.store.etcd.call import NoSpaceError, RpcFailedError, T
+from ipamd.store.etcd.call import NoSpaceError, RpcFailedError
 from ipamd.store.etcd.session import Session
 from ipamd.store.etcd.settings import EtcdSettings
 from ipamd.store.etcd.watch import EtcdWatch
@@ -29,6 +31,7 @@ OPERATIONS = 100
 PAGE = 500
 """Records of a prefix in one answer: with full blocks of 64 some 8 MB."""
 READ_ATTEMPTS = 3
+R = TypeVar("R", rpc.RangeReply, rpc.TxnReply)
 _NOTHING = (b"\0", b"")
 """A key that does not exist, to learn the revision by."""
 
@@ -109,9 +112,16 @@ class EtcdStore:
         self._one_by_one = False
         return transaction.outcome(reply, alternatives, window)
 
-    async def _call(self, kind: str, verb: str, pick: Callable[[rpc.Stubs], rpc.Method[T]], request: rpc.Request) -> T:
+    async def _call(self, kind: str, verb: str, pick: Callable[[rpc.Stubs], rpc.Method[R]], request: rpc.Request) -> R:
         self.calls[kind] += 1
-        return await self._session.call(verb, pick, request)
+        reply = await self._session.call(verb, pick, request)
+        before, self._session.cluster = self._session.cluster, reply.header.cluster_id
+        if before not in (0, reply.header.cluster_id):
+            raise HistoryError(
+                f"cannot {verb} etcd: cluster {reply.header.cluster_id:x} answers where {before:x} did, restored from "
+                "a backup or another one; reading everything again"
+            )
+        return reply
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:

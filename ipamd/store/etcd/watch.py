@@ -105,6 +105,7 @@ class EtcdWatch:
 
     def __init__(self, session: Session, calls: dict[str, int]) -> None:
         self._session = session
+        self._cluster = session.cluster
         self._calls = calls
         self._names: dict[str, _Name] = {}
         self._wanted = trio.Event()
@@ -217,6 +218,10 @@ class EtcdWatch:
 
     def _created(self, stream: _Stream, reply: rpc.WatchReply) -> None:
         name = stream.pending.popleft()
+        if self._is_behind(name, reply.header):
+            text = f"revision {name.next} is not there yet, etcd is at {reply.header.revision} or another cluster"
+            self._fail(CompactedError(f"cannot watch {name.name} from where it stopped: {text}; read it again"))
+            return
         if not reply.canceled:
             name.id = reply.watch_id
             name.refused = 0
@@ -232,6 +237,13 @@ class EtcdWatch:
             return
         reason = reply.cancel_reason or "etcd gave no reason"
         self._fail(StoreRefusedError(f"cannot watch {name.name} in etcd: {reason}; grant the user read access"))
+
+    def _is_behind(self, name: _Name, header: rpc.Header) -> bool:
+        """Whether what answers lacks history that was seen: restored from a backup, another cluster, or a slow member.
+
+        It would keep silent until it has as many revisions, and then tell of other ones.
+        """
+        return self._cluster not in (0, header.cluster_id) or header.revision < name.next - 1
 
     def _canceled(self, stream: _Stream, reply: rpc.WatchReply) -> None:
         name = stream.names.pop(reply.watch_id, None)
