@@ -106,6 +106,11 @@ class Daemon:
         """End it as an operator does (SIGTERM)."""
         return self.kill(signal.SIGTERM)
 
+    def wait_end(self, timeout: float = 20.0) -> int:
+        """Wait until the process ends by itself; returns its exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout)
+
     def wait_ready(self, timeout: float = 15.0) -> None:
         """Wait until ``/readyz`` says yes."""
         wait_for(lambda: self._process_lives() and self.get("/readyz", quiet=True).get("ready"), timeout, self._why)
@@ -157,6 +162,7 @@ class Daemon:
         args: str | None = None,
         name: str = "ipamd",
         timeout_ms: int = 60_000,
+        connect_ms: int = 5000,
     ) -> "Answer":
         """Run the real plugin against this daemon."""
         conf = config or network()
@@ -164,6 +170,7 @@ class Daemon:
             "CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_NETNS": "/var/run/netns/x",
             "CNI_IFNAME": interface, "CNI_PATH": "/opt/cni/bin", "IPAMD_SOCKET": str(self.socket),
             "IPAMD_SPOOL_DIR": str(self.directory / "state" / "del.d"), "IPAMD_TIMEOUT": str(timeout_ms),
+            "IPAMD_CONNECT_TIMEOUT": str(connect_ms),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{container}" if args is None else args,
         }  # fmt: skip
         done = subprocess.run(
@@ -188,11 +195,12 @@ class Daemon:
         answer = self.plugin("DEL", container, config, **options)
         assert answer.code == 0, answer.text
 
-    def post(self, command: str, container: str, config: bytes = b"") -> tuple[int, bytes]:
+    def post(self, command: str, container: str, config: bytes = b"", args: str | None = None) -> tuple[int, bytes]:
         """What the plugin sends, without a process: for tests that need many."""
+        pod = f"K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{container}" if args is None else args
         headers = {
             "Cni-Command": command, "Cni-Containerid": container, "Cni-Netns": "/var/run/netns/x", "Cni-Ifname": "eth0",
-            "Cni-Path": "/opt/cni/bin", "Cni-Args": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{container}",
+            "Cni-Path": "/opt/cni/bin", "Cni-Args": pod,
             "Ipamd-Plugin": "calico-ipam",
         }  # fmt: skip
         return self.request("POST", "/v1/cni", config or json.dumps(network()).encode(), headers)
