@@ -15,6 +15,8 @@ from tests.daemon_process import Daemon, wait_for
 from tests.etcd_process import EtcdProcess
 
 IPAM = "/calico/ipam/v2/"
+OURS = "/calico/ipamd/"
+"""Where ipamd writes what is no record of Calico's."""
 TUNNEL_HANDLES = ("ipip-tunnel-addr-", "vxlan-tunnel-addr-", "vxlan-v6-tunnel-addr-", "wireguard-")
 
 
@@ -38,7 +40,7 @@ class State:
     @classmethod
     def of(cls, etcd: EtcdProcess) -> "State":
         """All records, at one revision."""
-        return cls(etcd.get_prefix("/calico/"))
+        return cls({key: value for key, value in etcd.get_prefix("/calico/").items() if not key.startswith(OURS)})
 
     def allocations(self) -> Iterator[tuple[str, str, str]]:
         """Address, handle and node of everything allocated to a handle."""

@@ -24,8 +24,11 @@ ADDRESSES = 2048
 ROUND = 25_000_000
 """How long a block that had nothing is left alone while somebody waits (ns)."""
 
-PATIENCE = 500_000_000
-"""How long a hunt goes on when no block had anything (ns): what pods elsewhere gave up is on its way to the store."""
+PATIENCE = 1_500_000_000
+"""How long a hunt goes on when no block had anything (ns): what pods elsewhere gave up is on its way to the store.
+
+A busy node takes a second to flush it; a refusal costs the pod ten, until the runtime tries again.
+"""
 
 RECLAIM_AGE = 60_000_000_000
 """How old another node's claim of an empty block must be before it may be taken over (ns), as in Calico."""

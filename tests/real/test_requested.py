@@ -9,8 +9,8 @@ import trio
 from ipamd.core import keys
 from ipamd.store.etcd import EtcdSettings, EtcdStore
 from tests.calico.node import Calico
-from tests.calico_state import agreed
-from tests.daemon_process import Answer, Daemon, network
+from tests.calico_state import State, agreed
+from tests.daemon_process import Answer, Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.nodes import pool_record
 from tests.real.conftest import Start
@@ -191,7 +191,7 @@ def test_a_tunnel_address_over_the_api(etcd: EtcdProcess, daemons: list[Daemon])
     held = {"handle_id": "vxlan-tunnel-addr-node-a", "secondary": {"node": "node-a", "type": "vxlanTunnelAddress"}}
     assert held in block["attributes"]
     assert tunnel(one, "DELETE") == (204, None)
-    assert "vxlan-tunnel-addr-node-a" not in agreed(etcd, *daemons).handles
+    wait_for(lambda: "vxlan-tunnel-addr-node-a" not in State.of(etcd).handles)
     assert tunnel(daemons[1], "POST", kind="nonsense") == (
         400,
         {

@@ -316,13 +316,13 @@ async def test_strict_affinity_forbids_borrowing(autojump_clock: MockClock, stor
 
 
 async def test_a_full_pool_refuses_in_words(autojump_clock: MockClock, store: MemoryStore) -> None:
-    """All addresses are taken: the refusal comes within a second and says that borrowing was tried."""
+    """All addresses are taken: the refusal comes within two seconds and says that borrowing was tried."""
     put_block(store, "10.0.0.0/28", "host:other", *range(16))
     async with Node("n1", store).running() as node:
         began = trio.current_time()
         with pytest.raises(RefusedError) as refused:
             await node.add(add_request("a"))
-        assert trio.current_time() - began < 1
+        assert trio.current_time() - began < 2
         assert refused.value.code is Code.EXHAUSTED
         assert refused.value.msg == (
             "cannot assign an IPv4 address to default/pod-a: pool p (10.0.0.0/28): none of its 1 blocks is free, and "
@@ -964,7 +964,7 @@ async def test_a_pool_can_be_filled_to_its_last_address_from_any_mixture_of_node
                 await nodes[number % 3].add(add_request(f"c{number}"))
         assert len(held(nodes)) == 64
         for node in nodes:
-            with trio.fail_after(1), pytest.raises(RefusedError):
+            with trio.fail_after(2), pytest.raises(RefusedError):
                 await node.add(add_request("more"))
             await node.flushed()
         at_rest(store, nodes)
