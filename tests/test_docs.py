@@ -7,6 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+PROOFS = {"design.md", "security.md"}
+"""The pages that claim what only a test can show."""
 
 
 def named(page: Path) -> list[tuple[str, str]]:
@@ -17,7 +19,7 @@ def named(page: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_tests_that_a_page_names_exist(page: Path) -> None:
     """A page that claims a proof names one that is run."""
-    assert named(page)
+    assert named(page) or page.name not in PROOFS
     for file, function in named(page):
         path = ROOT / file
         assert path.exists(), f"{page.name} names {file}"

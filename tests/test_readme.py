@@ -1,4 +1,4 @@
-"""README.md says what is so: its commands are run, its tables are compared with the code, its links are followed.
+"""README.md and the pages in docs say what is so: commands are run, tables compared with the code, links followed.
 
 Each fenced ``sh`` block is run in a newcomer's copy of the checkout, in order, each in a shell of its own, beside the
 daemon that ``make run`` starts; curl fails there for an error status. A block is left out only below an HTML comment
@@ -26,7 +26,13 @@ from tests.daemon_process import UnixConnection
 from tests.make_process import Checkout, MakeRun, make_run
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = {page: page.read_text() for page in (README, *DOCS)}
+TEXT = "\n".join(PAGES.values())
+
+READING = 170
+"""Lines that a newcomer reads in five minutes; what is longer belongs on a page of its own."""
 
 DRY = {"make test": "make -n test", "make bench": "make -n bench"}
 """Only looked at, that make knows what to do: the first would run this test again, the second takes minutes."""
@@ -55,9 +61,9 @@ def commands(text: str) -> list[str]:
 
 
 def section(title: str) -> str:
-    """The text below a heading, up to the next one of any level."""
-    _, found, rest = TEXT.partition(f"# {title}\n")
-    assert found, f"README.md has no section {title!r}"
+    """The text below a heading of one page, up to the next one of any level."""
+    (page,) = [text for text in PAGES.values() if f"# {title}\n" in text]
+    _, _, rest = page.partition(f"# {title}\n")
     return "\n".join(takewhile(lambda line: not line.startswith("#"), rest.splitlines()))
 
 
@@ -97,9 +103,9 @@ def run_block(checkout: Checkout, text: str) -> str:
 
 @pytest.mark.real
 def test_the_commands_work(checkout: Checkout, running: MakeRun) -> None:
-    """Every command of the README does what it should, one after the other."""
+    """Every command of the README and the pages does what it should, one after the other."""
     listed = commands(TEXT)
-    assert "make run\n" in listed, "the first command is missing"
+    assert "make run\n" in commands(PAGES[README]), "the first command is missing"
     for text in listed:
         if text != "make run\n":
             run_block(checkout, text)
@@ -109,7 +115,7 @@ def test_the_commands_work(checkout: Checkout, running: MakeRun) -> None:
 @pytest.mark.real
 def test_the_first_answer_is_the_one_shown(checkout: Checkout, running: MakeRun) -> None:
     """A newcomer who pastes the first line sees what the README shows."""
-    (shown,) = [block.text for block in blocks(TEXT) if block.language == "json" and '"ips"' in block.text]
+    (shown,) = [block.text for block in blocks(PAGES[README]) if block.language == "json"]
     assert checkout.paste(running.lines()[0]).stdout.split() == shown.split()
 
 
@@ -146,7 +152,7 @@ def test_the_keys_are_those_of_the_configuration() -> None:
 
 
 def test_the_flags_and_variables_exist() -> None:
-    """What the README says to type or to set is known to the program."""
+    """What a page says to type or to set is known to the program."""
     flags = {key.flag for key in KEYS.values()} | {"--config", "--demo", "--print-config", "--check-config", "--as"}
     ours = [line for line in re.findall(r"`([^`\n]+)`|^(ipamd .*)$", TEXT, re.MULTILINE) for line in line]
     used = {flag for line in ours if line.startswith(("ipamd", "--")) for flag in re.findall(r"--[a-z][a-z-]*", line)}
@@ -168,22 +174,30 @@ def test_the_dependencies_are_explained() -> None:
     assert sorted(first_column("Dependencies")) == sorted(names)
 
 
-def test_the_links_lead_somewhere() -> None:
-    """Each relative link names a file of the checkout, each anchor a heading."""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_lead_somewhere(page: Path) -> None:
+    """Each relative link of a page names a file of the checkout, each anchor a heading."""
     anchors = {
         re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
-        for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+        for heading in re.findall(r"^#+ (.*)$", PAGES[page], re.MULTILINE)
     }
-    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
         path, _, anchor = target.partition("#")
         if ":" in path:
             continue
-        assert not path or (ROOT / path).exists(), target
+        assert not path or (page.parent / path).exists(), target
         assert path or anchor in anchors, target
 
 
-def test_the_files_it_names_exist() -> None:
-    """A file or a folder that is named by its path is where the README says."""
+def test_a_newcomer_finds_every_page() -> None:
+    """The README is read in five minutes and leads to all the rest."""
+    readme = PAGES[README]
+    assert len(readme.splitlines()) <= READING
+    assert [page.name for page in DOCS if f"(docs/{page.name})" not in readme] == []
+
+
+def test_the_files_they_name_exist() -> None:
+    """A file or a folder that is named by its path is where a page says."""
     named = re.findall(r"`((?:[\w-]+/)+(?:[\w-]+\.(?:py|c|toml|sh|service|yaml))?)`", TEXT)
     assert named
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "ipamd" / name).exists()] == []

@@ -1,7 +1,7 @@
 """What a request can be refused with: one exception, carrying its CNI error code.
 
 Codes below 100 are the CNI specification's (section "Error" of the specification 1.1.0), those from 100 up are
-ours and listed in the README.
+ours and listed in docs/errors.md.
 """
 
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""What the README says that the API must allow is what is asked of it, and nothing more."""
+"""What the documentation says that the API must allow is what is asked of it, and nothing more."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,12 @@ from trio.testing import MockClock
 from tests.kubernetes.wire import NODE, Wire, until
 from tests.kubernetes_server import ApiServer, namespace, node, pod
 
-README = Path(__file__).resolve().parent.parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "cni.md"
 
 
-async def test_the_readmes_role_allows_what_is_asked_for(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_the_documented_role_allows_what_is_asked_for(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """Lists, watches, gets by name: each has its rule, and no rule is left over."""
-    found = re.search(r"^```yaml\n(.*?kind: ClusterRole.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(r"^```yaml\n(.*?kind: ClusterRole.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found
     role = msgspec.yaml.decode(found[1])
     assert [rule["apiGroups"] for rule in role["rules"]] == [[""], [""]]
