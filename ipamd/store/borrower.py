@@ -7,7 +7,6 @@ in them; in between the writer flushes. All who wait share one hunt. May import 
 from collections.abc import Awaitable, Callable, Sequence
 
 from ipamd.core import keys, supply
-from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code
 from ipamd.core.facts import Fact
@@ -125,15 +124,6 @@ class Borrower:
 
     async def _put(self, key: str, value: bytes | None) -> bool:
         return await self._commit((Change(key, value, self._known.revision(key)),)) is None
-
-    async def reserve_in(self, cidr: Cidr, choose: Choice) -> Sequence[int]:
-        """Read a block of another node, or of none, and reserve in it for this node what ``choose`` says.
-
-        Returns the ordinals that the store now has under this node's reserve handle; none if there is no such block,
-        if it cannot be understood, or if there was nothing to choose.
-        """
-        snapshot = await self._store.read([keys.block_key(cidr)])
-        return await self._reserve(snapshot.records[0], choose) if snapshot.records else ()
 
     # --- one block --------------------------------------------------------------------------------------------
 

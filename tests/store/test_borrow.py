@@ -728,26 +728,6 @@ async def test_an_owner_that_uses_its_block_meanwhile_keeps_it(autojump_clock: M
 # --- one given address ----------------------------------------------------------------------------------------
 
 
-async def test_one_given_ordinal_of_a_foreign_block_can_be_reserved(
-    autojump_clock: MockClock, store: MemoryStore
-) -> None:
-    """Who wants one certain address of another node's block gets it, or hears who has it."""
-
-    def seven(image: BlockRecord) -> list[int]:
-        return [7] if image.allocations[7] is None else []
-
-    def first(image: BlockRecord) -> list[int]:
-        return [0] if image.allocations[0] is None else []
-
-    node = Node("n1", store)
-    await node.sync.look()
-    assert await node.writer.borrower.reserve_in(parse_cidr("10.0.0.0/28"), seven) == [7]
-    assert node.ledger.blocks["10.0.0.0/28"].line() == [7]
-    assert not await node.writer.borrower.reserve_in(parse_cidr("10.0.0.0/28"), first)
-    assert not await node.writer.borrower.reserve_in(parse_cidr("10.0.1.0/28"), first)
-    at_rest(store, [node], strangers=[OTHER])
-
-
 # --- pressure -------------------------------------------------------------------------------------------------
 
 
