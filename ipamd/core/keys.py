@@ -20,6 +20,8 @@ PRESSURE = "/calico/ipamd/pressure/"
 
 Below Calico's prefix, where none of its programs looks: etcd credentials made for Calico are enough.
 """
+ASKED = PRESSURE + "address/"
+"""Below it one key for each address that a pod asked for while another node has it in reserve."""
 
 
 class Kind(Enum):
@@ -103,6 +105,11 @@ def handle_key(handle: str) -> str:
 def pressure_key(pool: str) -> str:
     """The key that says that a pool is pressed."""
     return PRESSURE + pool
+
+
+def asked_key(address: str) -> str:
+    """The key that asks whoever has an address in reserve to give it back."""
+    return ASKED + address
 
 
 def cidr_of(key: str) -> Cidr:

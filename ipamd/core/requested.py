@@ -25,11 +25,12 @@ class Want(Struct):
     """A place that ``waiting`` ADDs asked for.
 
     What looks at the store told since then: ``absent``, that there is no such block; ``refusal``, that nobody here can
-    have it.
+    have it. ``asked`` is when the node that has it in reserve was asked for it (CLOCK_BOOTTIME, ns), 0: not yet.
     """
 
     waiting: int = 0
     absent: bool = False
+    asked: int = 0
     refusal: Refusal | None = None
 
 
@@ -79,6 +80,12 @@ def stranger(owner: Owner) -> str:
     elif "type" in owner.secondary:
         who = f"{who} ({owner.secondary['type']})"
     return who + where
+
+
+def lendable(block: Block, ordinal: int) -> bool:
+    """Whether a place is in the reserve of another node, which gives it back when it is asked for it."""
+    owner = None if block.record is None else block.record.owner(ordinal)
+    return owner is not None and owner.handle.startswith(RESERVE_PREFIX) and owner.node != block.node
 
 
 def verdict(block: Block, ordinal: int, *, strict: bool) -> tuple[Code, str] | None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipamd.core import keys, supply
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code
-from ipamd.core.facts import Fact
+from ipamd.core.facts import Fact, Place
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord, RecordError, pressure_record
@@ -46,6 +46,7 @@ class Borrower:
         self._send, self._record, self._now, self._report = send, record, now, report
         self._hunts: dict[Pool, Hunt] = {}
         self._pressed: set[str] = set()
+        self._asked: dict[Place, str] = {}
 
     async def hunt(self, pool: Pool) -> float | None:
         """Look at the next few blocks of a pool for what its waiting ADDs need.
@@ -107,15 +108,32 @@ class Borrower:
         if reserve.pressed_until - now.boot > PRESSURE // 2:
             return
         reserve.press(now.boot)
-        value = pressure_record(self._ledger.node, now.unix)
+        if await self._say(key):
+            self._pressed.add(pool.name)
+
+    async def ask_for(self, places: Sequence[Place]) -> None:
+        """Ask whoever has one of these places in reserve to give it back: a pod here wants this very address.
+
+        Not by the pool's pressure: all nodes would give up all of their reserve for the sake of one address.
+        """
+        for place in places:
+            key = keys.asked_key(self._ledger.blocks[place.block].address(place.ordinal))
+            if await self._say(key):
+                self._asked[place] = key
+
+    async def _say(self, key: str) -> bool:
+        """Write one of the keys that others heed; whether it is there."""
+        value = pressure_record(self._ledger.node, self._now().unix)
         try:
-            if await self._put(key, value) or await self._put(key, value):  # a second time if one from before is there
-                self._pressed.add(pool.name)
+            return await self._put(key, value) or await self._put(key, value)  # again if one from before is there
         except StoreRefusedError as error:  # the others may give what they have all the same
-            self._report("cannot ask other nodes for addresses", {"pool": pool.name, "error": str(error)})
+            self._report("cannot ask other nodes for addresses", {"key": key, "error": str(error)})
+            return False
 
     async def relieve(self) -> None:
-        """Take back what this node said of pools that are no longer pressed."""
+        """Take back what this node said of pools that are no longer pressed, of addresses that nobody waits for."""
+        for place in [place for place in self._asked if place not in self._ledger.wanted]:
+            await self._put(self._asked.pop(place), None)
         for pool in sorted(self._pressed):
             reserve = self._ledger.reserves.get(pool)
             if reserve is None or not reserve.pressed_until:

@@ -12,23 +12,30 @@ from ipamd.core.errors import Code
 from ipamd.core.facts import Committed, Place
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.requested import Want, verdict
+from ipamd.core.requested import Want, lendable, verdict
 from ipamd.core.reserve import Refusal
 from ipamd.store.base import Store
 from ipamd.store.batch import SECOND
 
+PATIENCE = 1_500_000_000
+"""How long an ADD waits for an address that another node has in reserve and was asked for (ns)."""
 
-def unseen(ledger: Ledger) -> list[Place]:
+
+def unseen(ledger: Ledger, now: int) -> list[Place]:
     """The places asked for of which it is not known, or not surely, that this node can have them."""
-    return [place for place, want in ledger.wanted.items() if want.refusal is None and _in_doubt(ledger, place, want)]
+    return [
+        place for place, want in ledger.wanted.items() if want.refusal is None and _in_doubt(ledger, place, want, now)
+    ]
 
 
-def _in_doubt(ledger: Ledger, place: Place, want: Want) -> bool:
+def _in_doubt(ledger: Ledger, place: Place, want: Want, now: int) -> bool:
     block = ledger.blocks.get(place.block)
     if block is None:
         return not want.absent
     if keys.block_key(block.net) in ledger.damaged:
         return True
+    if want.asked and now - want.asked < PATIENCE and lendable(block, place.ordinal):
+        return False  # the watch tells when the other has given it back
     return verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) is not None
 
 
@@ -40,8 +47,18 @@ async def look(store: Store, places: Iterable[Place]) -> list[Committed]:
     return [found.get(key, Committed(key, snapshot.revision, None)) for key in block_keys]
 
 
-def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> None:
-    """Note what the look at these places told: who cannot have one, and which blocks do not exist."""
+def pause(ledger: Ledger, now: int) -> float | None:
+    """In how many seconds the first of the asked nodes has had its time to answer; None: nobody is waited for."""
+    due = [want.asked + PATIENCE for want in ledger.wanted.values() if want.asked and want.refusal is None]
+    return max(min(due) - now, 0) / SECOND if due else None
+
+
+def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> list[Place]:
+    """Note what the look at these places told: who cannot have one, and which blocks do not exist.
+
+    Returns those that are in another node's reserve, which is to be asked for them.
+    """
+    to_ask: list[Place] = []
     for place in places:
         want, block = ledger.wanted.get(place), ledger.blocks.get(place.block)
         damage = ledger.damaged.get(keys.block_key(parse_cidr(place.block)))
@@ -54,8 +71,13 @@ def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> None:
         if damage:
             why = f"the record of its block {place.block} cannot be understood ({damage}); correct or delete it"
             found = Code.ADDRESS_NOT_ASSIGNABLE, why
+        elif found and block and not want.asked and lendable(block, place.ordinal):
+            want.asked = now.boot
+            to_ask.append(place)
+            continue
         if found:
             want.refusal = Refusal(*found, now.boot)
+    return to_ask
 
 
 def to_claim(ledger: Ledger) -> tuple[Pool, Cidr, tuple[int, ...]] | None:

@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct
 
 from ipamd.core import keys
-from ipamd.core.address import Cidr
+from ipamd.core.address import Cidr, parse_address
 from ipamd.core.clock import Now
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
@@ -212,6 +212,9 @@ class Sync:
 
     def _heed(self, key: str, value: bytes | None, revision: int) -> None:
         """A pool is pressed, or no more: nothing that this node must remember longer than it lasts."""
+        if key.startswith(keys.ASKED):
+            self._give_back(key, value)
+            return
         if not key.startswith(keys.PRESSURE) or revision <= self._pressures.get(key, 0):
             return
         self._pressures[key] = revision
@@ -222,6 +225,21 @@ class Sync:
             reserve.relieve()
         elif (at := pressure_at(value)) is not None and now.unix - at <= OLD_PRESSURE:
             reserve.press(now.boot)
+
+    def _give_back(self, key: str, value: bytes | None) -> None:
+        """A pod elsewhere asks for an address: if it is in reserve here, and promised to nobody, it is given back."""
+        at = pressure_at(value) if value is not None else None
+        if at is None or self._now().unix - at > OLD_PRESSURE:
+            return
+        try:
+            family, address = parse_address(keys.name_of(key))
+        except ValueError:
+            return
+        for block in self._ledger.blocks.values():
+            ordinal = address - block.net.base
+            if block.net.has(family, address) and block.reserve_bits >> ordinal & 1:
+                block.withdraw([ordinal])  # a fact when the writer frees it
+                return
 
     def _claim(self, record: Record) -> _Claim | None:
         """Read one of this node's affinities; None, and a word about it, if it cannot be understood."""

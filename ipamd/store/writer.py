@@ -130,7 +130,8 @@ class Writer:
             self._record(outlived)
         for reserve in self._ledger.reserves.values():
             reserve.decay(now.boot)
-        self._pause = TICK
+        pause = requested.pause(self._ledger, now.boot)
+        self._pause = TICK if pause is None else pause
         self.borrower.rest(now.boot)
         draft = batch.gather(self._ledger, self._known, self._settings.limits, now)
         if draft is not None:
@@ -266,10 +267,10 @@ class Writer:
     # --- requested addresses ----------------------------------------------------------------------------------
 
     async def _look_for_wanted(self) -> None:
-        places = requested.unseen(self._ledger)
+        places = requested.unseen(self._ledger, self._now().boot)
         if places:
             self._record(await requested.look(self._store, places))
-            requested.judge(self._ledger, places, self._now())
+            await self.borrower.ask_for(requested.judge(self._ledger, places, self._now()))
             self.on_supply()
 
     async def _claim_wanted(self) -> bool:

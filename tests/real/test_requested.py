@@ -54,10 +54,12 @@ def free_address(daemon: Daemon) -> str:
 
 
 def test_requested_addresses_on_two_nodes(etcd: EtcdProcess, daemons: list[Daemon]) -> None:
-    """In reserve, in our block, in no block, in another node's block; then taken, released, and given again."""
+    """In reserve, here and there, in our block, in none, in another node's; then taken, released, and given again."""
     one, two = daemons
-    reserved = next(view for view in one.get("/v1/reserve") if view["pool"] == "four")["addresses"][5]
-    wanted = [reserved, free_address(one), "10.10.3.77", free_address(two), "fd00:10::abcd"]
+    reserved, theirs = (
+        next(view for view in each.get("/v1/reserve") if view["pool"] == "four")["addresses"][5] for each in daemons
+    )
+    wanted = [reserved, theirs, free_address(one), "10.10.3.77", free_address(two), "fd00:10::abcd"]
     for number, address in enumerate(wanted):
         mask = 128 if ":" in address else 32
         assert ask(one, f"c{number}", address).json == {
@@ -78,7 +80,7 @@ def test_requested_addresses_on_two_nodes(etcd: EtcdProcess, daemons: list[Daemo
     for number in range(len(wanted)):
         one.delete(f"c{number}")
     assert not agreed(etcd, *daemons).pods()
-    assert ask(two, "y", wanted[2]).addresses == [wanted[2]]
+    assert ask(two, "y", wanted[3]).addresses == [wanted[3]]
 
 
 def test_what_is_refused(etcd: EtcdProcess, daemons: list[Daemon]) -> None:

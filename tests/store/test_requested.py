@@ -14,12 +14,12 @@ from ipamd.core import keys
 from ipamd.core.address import parse_address, parse_cidr
 from ipamd.core.errors import RefusedError
 from ipamd.core.facts import Assigned, Place
-from ipamd.core.records import BlockRecord
+from ipamd.core.records import BlockRecord, pressure_record
 from ipamd.core.request import AddRequest
 from ipamd.store.base import Change
 from tests.core.snapshot import differences, replay, snapshot
 from tests.memory_store import MemoryStore
-from tests.nodes import Node, add_request, pool_record
+from tests.nodes import Node, add_request, now, pool_record
 from tests.store.truth import at_rest, nobody_shares, view
 
 
@@ -156,6 +156,99 @@ async def test_an_address_of_another_nodes_block_is_borrowed(autojump_clock: Moc
         at_rest(store, [one, two])
         assert place_of(wanted) not in view(store).allocations()
         assert place_of(wanted).block not in one.ledger.blocks
+
+
+def reserved_address(node: Node) -> str:
+    """An address of this node's own block that it has in reserve, in the middle of the line."""
+    block = next(block for block in node.ledger.blocks.values() if block.net.family == 4)
+    return block.address(block.line()[3])
+
+
+async def test_another_node_gives_an_address_out_of_its_reserve(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """A pod moves with its address: the node whose reserve has it is asked for this one, and keeps all others."""
+    async with Node("n1", store).running() as one, Node("n2", store).running() as two:
+        await trio.sleep(1)
+        wanted, others = reserved_address(two), two.ledger.available("four")
+        began = trio.current_time()
+        assert one.addresses(await one.add(asking("a", wanted))) == [wanted]
+        assert trio.current_time() - began < 0.2
+        await one.flushed()
+        await trio.sleep(1)
+        at_rest(store, [one, two])
+        assert two.ledger.available("four") == others
+        assert not any(node.ledger.reserve("four", 0).pressed_until for node in (one, two))
+        assert not differences(snapshot(replay("n2", two.ledger.policy, two.journal)), snapshot(two.ledger))
+        assert not [key for key in store.records if key.startswith(keys.PRESSURE)], "what was asked is taken back"
+
+
+async def test_a_node_that_is_away_keeps_its_reserve(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """Nobody answers for a second and a half: code 104 names the node; what was asked is taken back."""
+    async with Node("n2", store).running() as two:
+        await trio.sleep(1)
+        wanted = reserved_address(two)
+    async with Node("n1", store).running() as one:
+        await trio.sleep(1)
+        for container in ("a", "b"):
+            began = trio.current_time()
+            assert await refusal(one, asking(container, wanted)) == (
+                104,
+                (
+                    f"cannot assign {wanted} to default/pod-{container}: the reserve of node n2 has it; request another "
+                    "address, or release this one first"
+                ),
+            )
+            assert 1.5 <= trio.current_time() - began < 1.6
+        await trio.sleep(1)
+        assert not one.ledger.wanted
+        assert not [key for key in store.records if key.startswith(keys.PRESSURE)]
+        store.put(keys.asked_key(wanted), pressure_record("n3", now().unix))  # by a node that was killed then
+        await trio.sleep(1)
+    async with Node("n2", store, facts=two.journal).running() as two, Node("n1", store).running() as one:
+        await trio.sleep(1)
+        assert one.addresses(await one.add(asking("c", wanted))) == [wanted]
+
+
+async def test_a_reserved_address_goes_to_a_pod_of_its_node_first(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """Promised there before the question arrives: who asked is told whose it is, at once when the store knows."""
+    async with Node("n1", store).running() as one, Node("n2", store).running() as two:
+        await trio.sleep(1)
+        wanted = reserved_address(two)
+        await two.add(asking("b", wanted))
+        began = trio.current_time()
+        code, msg = await refusal(one, asking("a", wanted))
+        assert (code, "default/pod-b on node n2 has it" in msg) == (104, True)
+        assert trio.current_time() - began < 0.2
+        await two.flushed()
+        at_rest(store, [one, two])
+
+
+@pytest.mark.parametrize("name", ["10.0.0.999", "a/b", "fd00::1", ""])
+@pytest.mark.parametrize("value", [b"", b"{}", b"null", b'{"time":"yesterday"}', b'{"time":"2026-01-01T00:00:00Z"}'])
+async def test_a_question_that_cannot_be_understood_is_not_heeded(
+    autojump_clock: MockClock, store: MemoryStore, name: str, value: bytes
+) -> None:
+    """Nor one that is long over: nothing is given back."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        before = dict(store.records)
+        store.put(keys.ASKED + name, value)
+        store.put(keys.asked_key(reserved_address(node)), value)
+        await trio.sleep(1)
+        assert {key: store.records[key] for key in before} == before
+
+
+async def test_what_a_lost_state_file_promised_is_not_waited_for(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """The reserve of this node's last instance is in quarantine: nobody gives it, so the refusal is at once."""
+    async with Node("n1", store, instance="lost").running() as node:
+        await trio.sleep(1)
+        wanted = reserved_address(node)
+    async with Node("n1", store, instance="new").running() as node:
+        await trio.sleep(1)
+        began = trio.current_time()
+        assert (await refusal(node, asking("a", wanted)))[0] == 104
+        assert trio.current_time() - began < 0.2
 
 
 async def test_a_block_without_a_node_gives_its_address(autojump_clock: MockClock, store: MemoryStore) -> None:
