@@ -328,10 +328,17 @@ class Handlers:
         ]
 
     def _result(self, invocation: Invocation, asked: AddRequest, assigned: Assigned) -> bytes:
-        """The answer to an ADD; to who asked for addresses only these, and each alone, without its block's mask."""
+        """The answer to an ADD; to who asked for addresses only these.
+
+        What was asked for stands alone, without its block's mask, also when the ADD is repeated and the annotation that
+        asked is not read again.
+        """
         addresses = self._addresses(assigned)
         if asked.addresses:
-            addresses = [replace(a, prefix=BITS[a.family]) for a in addresses if a.family in asked.addresses]
+            addresses = [a for a in addresses if a.family in asked.addresses]
+        if asked.addresses or assigned.asked:
+            alone = {*asked.addresses, *assigned.asked}
+            addresses = [replace(a, prefix=BITS[a.family]) if a.family in alone else a for a in addresses]
         return result(invocation.config, addresses)
 
     async def _reply_durable(self, facts: Sequence[Fact], response: Response, stages: Stages) -> Response:

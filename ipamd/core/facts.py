@@ -51,6 +51,8 @@ class Assigned(Struct, frozen=True, tag="assigned", tag_field="t"):
     at: int
     began: int = 0
     """When the ADD began (CLOCK_BOOTTIME, ns): a DEL that began earlier ends another life. 0: in an earlier boot."""
+    asked: tuple[int, ...] = ()
+    """The IP versions of which an address was asked for: it is answered without its block's mask."""
 
 
 class Released(Struct, frozen=True, tag="released", tag_field="t"):

@@ -155,6 +155,7 @@ class Ledger:
             request.labels,
             now.unix,
             request.started,
+            (held.asked if held else ()) + tuple(families),
         )
         self.apply(assigned)
         return Added(assigned, (assigned,), held)

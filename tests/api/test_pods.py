@@ -172,6 +172,17 @@ async def test_a_repeated_add_is_answered_without_kubernetes(
     assert path.ask(call(PTP, CNI_ARGS=ARGS)).body == first.body
 
 
+def test_a_repeated_add_answers_a_requested_address_as_before(path: Path, kubernetes: Kubernetes) -> None:
+    """Alone, without its block's mask, under the name calico-ipam too."""
+    path.supply("fd00::/125", 8)
+    kubernetes.known[WHO] = annotated({ADDRESSES: '["10.9.0.3", "fd00::3"]'})
+    body = {**config(), "type": "ptp"}
+    first = path.ask(call(body, CNI_ARGS=ARGS))
+    assert addresses_of(first) == ["10.9.0.3/32", "fd00::3/128"]
+    kubernetes.known.clear()
+    assert path.ask(call(body, CNI_ARGS=ARGS)).body == first.body
+
+
 async def test_an_unknown_pod_waits_until_kubernetes_tells_of_it(
     path: Path, kubernetes: Kubernetes, autojump_clock: MockClock
 ) -> None:

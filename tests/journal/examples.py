@@ -1,6 +1,7 @@
 """Facts, and files of facts, for the journal's tests."""
 
 from ipamd.core.facts import (
+    NOBODY,
     Assigned,
     Attachment,
     Committed,
@@ -30,6 +31,7 @@ EACH_KIND: tuple[Fact, ...] = (
     Committed("/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-26", 7, b'{"cidr":"10.0.0.0/26"}'),
     Committed("/calico/v3/Pool", 8, None),
     assigned(1),
+    Assigned(NOBODY, "", (), {}, 1, 2, (4, 6)),
     Released(Attachment("net", "c", "eth0"), "net.c", (Place("fd00::/122", 0),), 123),
     Withdrawn("10.0.0.0/26", (1, 2, 3)),
     RangeAssigned(Attachment("net", "c", "eth0"), ("10.1.0.2", "fd00::2"), {"pod": "web"}, 1, 2),
