@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,14 +28,12 @@ from ipamd.api.sockets import bind, from_systemd
 from ipamd.api.spool import Spool
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
-from ipamd.config import Config, DefaultPools
+from ipamd.config import Config
 from ipamd.core import requested
-from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Committed, Fact, RangeAssigned, Released, Withdrawn
 from ipamd.core.ledger import Ledger
-from ipamd.core.pool import Pool
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
@@ -45,10 +42,10 @@ from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.journal import Journal, OpenReport
 from ipamd.logs import get_logger
 from ipamd.metrics import Metrics
+from ipamd.opening import keep_creating_pools, open_store
 from ipamd.report import Report, demo_lines
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
-from ipamd.store.default_pools import DefaultPool, create_default_pools
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
 
@@ -163,10 +160,10 @@ class Daemon:
         journal: Journal,
         facts: Sequence[Fact],
         now: Callable[[], Now] = read_clocks,
-        open_store: Callable[[Config], Awaitable[Store]] | None = None,
+        open_store: Callable[[Config], Awaitable[Store]] = open_store,
     ) -> None:
         self.config, self.journal, self._now = config, journal, now
-        self._open_store = open_store or _open_store
+        self._open_store = open_store
         policy = ReservePolicy(config.reserve.min, config.reserve.max, int(config.reserve.decay * 1e9))
         self.ledger = Ledger(config.node, policy, parse_labels(config.node_labels), journal.instance)
         self.ledger.replay(facts)
@@ -314,29 +311,7 @@ class Daemon:
             nursery.start_soon(self.writer.run)
             await self.sync.first.wait()
             self._wake(hurry=True)
-            await self._create_default_pools(store)
-
-    async def _create_default_pools(self, store: Store) -> None:
-        pools = _default_pools(self.config.default_pools)
-        told = ""
-        while pools:
-            try:
-                if self.ledger.settings.locked:
-                    await trio.sleep(1.0)
-                    continue
-                uids = (str(uuid.uuid4()) for _ in pools)
-                created, hindered = await create_default_pools(store, pools, uids, self._now().unix)
-                problem = "; ".join(hindered)
-            except (StoreUnavailableError, StoreRefusedError) as error:
-                created, problem = [], str(error)
-            if created:
-                _log.info("default pools created", pools=" ".join(created))
-            if not problem:
-                return
-            if problem != told:
-                _log.warning("cannot create the default pools", error=problem)
-            told = problem
-            await trio.sleep(1.0)
+            await keep_creating_pools(self.config.default_pools, store, self.ledger.settings, self._now)
 
     async def _keep_house(self) -> None:
         while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
@@ -510,15 +485,6 @@ class Daemon:
         self.report.journal_error = str(error)
 
 
-async def _open_store(config: Config) -> Store:
-    if config.store == "embedded":
-        from ipamd.store.embedded import EmbeddedStore
-
-        return EmbeddedStore(config.embedded.path)
-    # In a thread: importing grpc takes 0.1 s, in which the socket already serves from the state file.
-    return await trio.to_thread.run_sync(_open_etcd, config)
-
-
 async def _empty(spool: Spool) -> None:
     """Carry out what a plugin kept although the daemon runs: it hung, or was just starting."""
     while True:
@@ -537,45 +503,10 @@ def _open_kubernetes(config: Config) -> "Cluster":
     return Cluster(Client(Credentials(load)), config.node, config.kubernetes.timeout, _report)
 
 
-def _default_pools(config: DefaultPools) -> list[DefaultPool]:
-    """The pools to make where the store has none."""
-    pools = []
-    if config.ipv4_cidr:
-        pool = Pool("default-ipv4-ippool", parse_cidr(config.ipv4_cidr), config.ipv4_block_size)
-        modes = (config.ipv4_ipip, config.ipv4_vxlan, config.ipv4_nat_outgoing, config.ipv4_disable_bgp_export)
-        pools.append(DefaultPool(pool, config.ipv4_node_selector, *modes))
-    if config.ipv6_cidr:
-        pool = Pool("default-ipv6-ippool", parse_cidr(config.ipv6_cidr), config.ipv6_block_size)
-        modes = ("Never", config.ipv6_vxlan, config.ipv6_nat_outgoing, config.ipv6_disable_bgp_export)
-        pools.append(DefaultPool(pool, config.ipv6_node_selector, *modes))
-    return pools
-
-
-def _open_etcd(config: Config) -> Store:
-    from ipamd.store.etcd import EtcdSettings, EtcdStore
-
-    etcd = config.etcd
-    return EtcdStore(
-        EtcdSettings(
-            endpoints=etcd.endpoints,
-            ca_file=_text(etcd.ca_file),
-            cert_file=_text(etcd.cert_file),
-            key_file=_text(etcd.key_file),
-            username=etcd.username or None,
-            password_file=_text(etcd.password_file),
-            timeout=etcd.timeout,
-        )
-    )
-
-
 def _opened(report: OpenReport) -> dict[str, object]:
     """What is worth a word in the log of opening the state file."""
     notable = {"created": report.created, "rebooted": report.rebooted, "cut": report.cut, "missing": report.missing}
     return {"bytes": report.bytes, **{name: value for name, value in notable.items() if value}}
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _report(event: str, values: Mapping[str, str]) -> None:
