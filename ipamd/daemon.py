@@ -31,11 +31,12 @@ from ipamd.api.waiting import Waiting
 from ipamd.config import Config
 from ipamd.core import requested
 from ipamd.core.clock import Now
-from ipamd.core.errors import Code, NotDurableError, RefusedError
-from ipamd.core.facts import Assigned, Committed, Fact, RangeAssigned, Released, Withdrawn
+from ipamd.core.errors import NotDurableError
+from ipamd.core.facts import Committed, Fact, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
+from ipamd.durability import Durability
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
@@ -184,7 +185,9 @@ class Daemon:
             self.report.excuse,
         )
         self.waiting.confirm = Look(self._look).fresh
-        durable = {"journal": None, "fsync": self._synced, "etcd": self._flushed}[config.durability]
+        hurry = partial(self._wake, hurry=True)
+        self.durability = Durability(self.ledger, journal.append, journal.sync, hurry)
+        durable = {"journal": None, "fsync": self.durability.synced, "etcd": self.durability.flushed}[config.durability]
         self.handlers = Handlers(
             self.ledger,
             self.waiting,
@@ -304,6 +307,7 @@ class Daemon:
         self.writer = Writer(self.ledger, store, self._record, self.journal.sync, self._now, writing, _report)
         self.writer.progress.flushed_until = self._now().boot
         self.writer.on_supply = self.waiting.serve
+        self.durability.writer = self.writer
         self.report.sync, self.report.progress = self.sync, self.writer.progress
         self._opened.set()
         async with trio.open_nursery() as nursery:
@@ -415,47 +419,6 @@ class Daemon:
                 return str(error)
             return ""
         return "it does not answer"
-
-    async def _synced(self, _facts: Sequence[Fact]) -> None:
-        await self.journal.sync()
-
-    async def _flushed(self, facts: Sequence[Fact]) -> None:
-        """Wait until the store holds what these facts say, or the disk if it is never in the store."""
-        if all(isinstance(fact, RangeAssigned) for fact in facts):
-            await self._synced(facts)
-            return
-        while self.writer is None or any(self._pending(fact) for fact in facts):
-            self._wake(hurry=True)
-            waited_for = trio.Event() if self.writer is None else self.writer.committed
-            with trio.move_on_after(0.05):  # what was never sent is settled without a transaction
-                await waited_for.wait()
-        for fact in facts:
-            if isinstance(fact, Assigned):
-                self._refuse_contested(fact)
-
-    def _refuse_contested(self, assigned: Assigned) -> None:
-        """Take back an ADD whose address turned out to be somebody else's before anybody was told of it."""
-        blocks = self.ledger.blocks
-        if not any(p.block in blocks and p.ordinal in blocks[p.block].contested for p in assigned.places):
-            return
-        released = Released(assigned.attachment, assigned.handle, assigned.places, 0)
-        self.ledger.apply(released)
-        self.journal.append((released,))
-        raise RefusedError(
-            Code.TRY_AGAIN_LATER,
-            f"cannot assign an address to container {assigned.attachment.container}: the one chosen was taken by "
-            "another node while the store was being told; the runtime will try again",
-        )
-
-    def _pending(self, fact: Fact) -> bool:
-        if not isinstance(fact, Assigned | Released):
-            return False
-        blocks = self.ledger.blocks
-        if isinstance(fact, Assigned):
-            return any(
-                place.block in blocks and place.ordinal in blocks[place.block].unflushed for place in fact.places
-            )
-        return any(place.block in blocks and place.ordinal in blocks[place.block].releasing for place in fact.places)
 
     # --- what others are told ---------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ALLOWED = {
     "trio": {
-        "api.connection", "api.look", "api.server", "api.waiting", "daemon", "journal.journal", "store.embedded",
-        "host", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector",
+        "api.connection", "api.look", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
+        "host", "opening", "store.embedded", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector",
         "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
     },
     "etcd3": {"store.etcd.rpc"},
