@@ -29,7 +29,6 @@ from ipamd.api.spool import Spool
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config
-from ipamd.core import requested
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.facts import Committed, Fact, Withdrawn
@@ -38,6 +37,7 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
 from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
+from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.journal import Journal, OpenReport
@@ -61,9 +61,6 @@ START_AGAIN = 75
 
 DRAIN_GRACE = 30.0
 """Seconds that a drain at the end may take."""
-
-HOUSEKEEPING = 1.0
-"""Seconds between looks at the state file's size and at old tombstones."""
 
 _log = get_logger("daemon")
 
@@ -175,7 +172,7 @@ class Daemon:
         self.report = Report(config, self.ledger, lambda: journal.size, lambda: aside(config.state_dir))
         self._ready_event = trio.Event()
         self._opened = trio.Event()
-        self._findings: set[str] = set()
+        self.house = Housekeeping(self.ledger, journal, self.report, now, config.quarantine)
         self.waiting = Waiting(
             self.ledger,
             now,
@@ -250,7 +247,7 @@ class Daemon:
         """Do for ever what goes on beside the requests: read and write the store, keep the state file short."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_store)
-            nursery.start_soon(self._keep_house)
+            nursery.start_soon(self.house.run)
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
 
@@ -317,50 +314,6 @@ class Daemon:
             self._wake(hurry=True)
             await keep_creating_pools(self.config.default_pools, store, self.ledger.settings, self._now)
 
-    async def _keep_house(self) -> None:
-        while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
-            self.ledger.forget_tombstones(self._now().boot)
-            self._complain()
-            # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
-            intact = self.journal.in_place
-            if not intact:
-                _log.error("the state file was removed, replaced or cut by somebody else; writing it anew")
-            if not intact or self.journal.should_checkpoint or self.journal.owing or self.report.journal_error:
-                try:
-                    await self.journal.checkpoint(list(self.ledger.checkpoint()))
-                    self.journal.append(())
-                    self.report.journal_error = ""
-                except NotDurableError as error:
-                    self._journal_failed(error)
-            await trio.sleep(HOUSEKEEPING)
-
-    def _complain(self) -> None:
-        """Say once of each finding what an administrator should look at."""
-        findings = {f"record {key}: {why}" for key, why in self.ledger.damaged.items()}
-        pools = self.ledger.settings.pools.values()
-        findings |= {f"pool {pool.name}: {pool.unreadable}" for pool in pools if pool.unreadable}
-        for block in self.ledger.blocks.values():
-            for ordinal in block.contested:
-                owner = None if block.record is None else block.record.owner(ordinal)
-                if owner is not None:
-                    ours, theirs = requested.tenant(block.desired[ordinal]), requested.stranger(owner)
-                    findings.add(
-                        f"address {block.address(ordinal)} has two holders: {ours}, and according to the store "
-                        f"{theirs}; delete one of the two pods"
-                    )
-        findings.update(self._quarantined())
-        for finding in findings - self._findings:
-            _log.error("records disagree", finding=finding)
-        self._findings = findings
-
-    def _quarantined(self) -> Iterator[str]:
-        for handle, quarantine in self.ledger.quarantine.items():
-            yield (
-                f"{len(quarantine.places)} addresses: in reserve for this node under {handle}, which this state file "
-                "knows nothing of: another was lost, or another host has this node's name; nobody gets them for "
-                f"{self.config.quarantine:g} s, then they are free"
-            )
-
     async def _announce_ready(self, demo: bool) -> None:  # noqa: FBT001 - start_soon passes positions
         while self.report.unready():
             await self._ready_event.wait()
@@ -381,7 +334,7 @@ class Daemon:
         try:
             self.journal.append(facts)
         except NotDurableError as error:
-            self._journal_failed(error)
+            self.house.journal_failed(error)
             if any(isinstance(fact, Withdrawn) for fact in facts):
                 raise
         else:
@@ -441,11 +394,6 @@ class Daemon:
 
     def _crashed(self, error: Exception) -> None:
         _log.error("a request crashed its handler", error=repr(error), exc_info=error)
-
-    def _journal_failed(self, error: NotDurableError) -> None:
-        if str(error) != self.report.journal_error:
-            _log.error("cannot write the state file", error=str(error))
-        self.report.journal_error = str(error)
 
 
 async def _empty(spool: Spool) -> None:

@@ -1,0 +1,63 @@
+"""Housekeeping: keeps the state file short and whole, and says what an administrator should look at.
+
+May import trio, core, the journal and the report.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from ipamd.core.clock import Now
+from ipamd.core.errors import NotDurableError
+from ipamd.core.findings import findings
+from ipamd.core.ledger import Ledger
+from ipamd.journal.journal import Journal
+from ipamd.logs import get_logger
+from ipamd.report import Report
+
+HOUSEKEEPING = 1.0
+"""Seconds between looks at the state file's size and at old tombstones."""
+
+_log = get_logger("daemon")
+
+
+class Housekeeping:
+    """``run`` it in a nursery. ``quarantine`` is how long a lost reserve is kept back (s)."""
+
+    def __init__(
+        self, ledger: Ledger, journal: Journal, report: Report, now: Callable[[], Now], quarantine: float
+    ) -> None:
+        self._ledger, self._journal, self._report, self._now = ledger, journal, report, now
+        self._quarantine = quarantine
+        self._findings: set[str] = set()
+
+    async def run(self) -> None:
+        """Do for ever what is due each second."""
+        while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
+            self._ledger.forget_tombstones(self._now().boot)
+            self._complain()
+            # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
+            intact = self._journal.in_place
+            if not intact:
+                _log.error("the state file was removed, replaced or cut by somebody else; writing it anew")
+            if not intact or self._journal.should_checkpoint or self._journal.owing or self._report.journal_error:
+                try:
+                    await self._journal.checkpoint(list(self._ledger.checkpoint()))
+                    self._journal.append(())
+                    self._report.journal_error = ""
+                except NotDurableError as error:
+                    self.journal_failed(error)
+            await trio.sleep(HOUSEKEEPING)
+
+    def _complain(self) -> None:
+        """Say each finding once, as long as it lasts."""
+        found = findings(self._ledger, self._quarantine)
+        for finding in found - self._findings:
+            _log.error("records disagree", finding=finding)
+        self._findings = found
+
+    def journal_failed(self, error: NotDurableError) -> None:
+        """Note that the state file cannot be written, and say so once."""
+        if str(error) != self._report.journal_error:
+            _log.error("cannot write the state file", error=str(error))
+        self._report.journal_error = str(error)
