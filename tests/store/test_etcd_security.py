@@ -185,6 +185,14 @@ async def test_what_the_user_may_not_do_is_refused(guarded: EtcdProcess, tmp_pat
     await store.aclose()
 
 
+async def test_a_user_of_calicos_keys_may_read_the_revision(guarded: EtcdProcess, tmp_path: Path) -> None:
+    """Reading nothing but the revision, as a node's first look without blocks does, needs no other permission."""
+    store = EtcdStore(login(guarded, tmp_path))
+    written = await store.commit([Change("/calico/revision", b"1", 0)])
+    assert (await store.read([])).revision == written.revision
+    await store.aclose()
+
+
 async def test_a_wrong_password_is_refused_until_the_file_is_right(guarded: EtcdProcess, tmp_path: Path) -> None:
     """A wrong password is refused in words; the corrected file is read at the next call."""
     store = EtcdStore(login(guarded, tmp_path, "wrong"))

@@ -32,8 +32,8 @@ PAGE = 500
 """Records of a prefix in one answer: with full blocks of 64 some 8 MB."""
 READ_ATTEMPTS = 3
 R = TypeVar("R", rpc.RangeReply, rpc.TxnReply)
-_NOTHING = (b"\0", b"")
-"""A key that does not exist, to learn the revision by."""
+_NOTHING = (b"/calico/", b"")
+"""A key that does not exist, to learn the revision by: one that a user of Calico's keys may read."""
 
 
 class EtcdStore:
