@@ -5,6 +5,7 @@
 #   make bench   the benchmark; writes .run/bench.md
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
 #   make soak-kill  KILLS=n times kill -9 of daemons under load, on real etcd, with the real plugin
+#   make soak-outage  what befalls an etcd in a year, under real daemons: with an outage of PAUSE seconds
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make clean   forget the virtual environment, builds and .run/
 
@@ -12,6 +13,7 @@ PYTHON ?= python3
 METRICS ?= 127.0.0.1:9178
 SEEDS ?= 2000
 KILLS ?= 1000
+PAUSE ?= 60
 
 # Relative, because make splits names at spaces and the checkout's path may have some.
 VENV := .venv
@@ -21,7 +23,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak soak-kill soak-mixed system clean
+.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -59,6 +61,9 @@ soak: $(VENV)/.dev-stamp
 
 soak-kill: $(VENV)/.dev-stamp $(PLUGIN)
 	IPAMD_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/real/test_kill.py
+
+soak-outage: $(VENV)/.dev-stamp $(PLUGIN)
+	IPAMD_TEST_PAUSE=$(PAUSE) $(BIN)/python -m pytest -q -rP tests/real/test_etcd_trouble.py
 
 soak-mixed: $(VENV)/.dev-stamp $(PLUGIN)
 	IPAMD_MIXED_OPERATIONS=10000 $(BIN)/python -m pytest tests/calico/test_mixed_writers.py

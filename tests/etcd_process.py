@@ -242,8 +242,12 @@ class EtcdProcess:
 
     def get_prefix(self, prefix: str) -> dict[str, bytes]:
         """All records whose keys begin with ``prefix``."""
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        answer = self.gateway("kv/range", key=prefix.encode(), range_end=end.encode())
+        answer: dict[str, object]
+        if self.tls or self.user:
+            answer = json.loads(self.ctl("get", prefix, "--prefix", "--write-out=json"))
+        else:
+            end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+            answer = self.gateway("kv/range", key=prefix.encode(), range_end=end.encode())
         kvs = answer.get("kvs", [])
         assert isinstance(kvs, list)
         return {base64.b64decode(kv["key"]).decode(): base64.b64decode(kv.get("value", "")) for kv in kvs}
@@ -268,6 +272,19 @@ class EtcdCluster:
     def endpoints(self) -> tuple[str, ...]:
         """Of all members, in order."""
         return tuple(member.endpoint for member in self.members)
+
+    def leader(self) -> EtcdProcess:
+        """The member that leads; all of them must be up."""
+        found = {member: json.loads(member.ctl("endpoint", "status", "--write-out=json")) for member in self.members}
+        status = {member: answer[0]["Status"] for member, answer in found.items()}
+        return next(member for member, said in status.items() if said["header"]["member_id"] == said["leader"])
+
+    def move_leader(self) -> None:
+        """Make another member the leader, in order."""
+        old = self.leader()
+        other = next(member for member in self.members if member is not old)
+        status = json.loads(other.ctl("endpoint", "status", "--write-out=json"))[0]["Status"]
+        old.ctl("move-leader", f"{status['header']['member_id']:x}")
 
     def __enter__(self) -> Self:
         for member in self.members:
