@@ -7,6 +7,7 @@ into its raw parts, and only the parts that changed are encoded again.
 ``RecordError`` is raised for bytes that are no such record.
 """
 
+import ipaddress
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -446,9 +447,12 @@ class _Reservation(Struct):
 
 
 def reserved_cidrs(value: bytes) -> tuple[Cidr, ...]:
-    """The CIDRs and single addresses that an IPReservation keeps from automatic assignment."""
+    """The CIDRs and single addresses that an IPReservation keeps from automatic assignment.
+
+    10.0.0.5/30 is 10.0.0.4/30: Calico takes it, unlike for a pool.
+    """
     try:
         texts = msgspec.json.decode(value, type=_Reservation).spec.reservedCIDRs or []
-        return tuple(parse_cidr(text if "/" in text else text + ("/128" if ":" in text else "/32")) for text in texts)
+        return tuple(parse_cidr(str(ipaddress.ip_network(text, strict=False))) for text in texts)
     except MALFORMED as error:
         raise RecordError(f"not an IPReservation: {error}") from error

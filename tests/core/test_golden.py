@@ -74,6 +74,13 @@ def test_a_reservation_is_read(_key: str, value: bytes) -> None:
     assert [str(cidr) for cidr in reserved_cidrs(value)] == texts
 
 
+def test_a_reservation_need_not_be_strictly_masked() -> None:
+    """Calico takes an address with a prefix length for its network; such an entry must not void the others."""
+    value = b'{"spec":{"reservedCIDRs":["10.10.0.5/30","10.10.0.0","fd00:0::5/126","fd00::9"]}}'
+    texts = ["10.10.0.4/30", "10.10.0.0/32", "fd00::4/126", "fd00::9/128"]
+    assert [str(cidr) for cidr in reserved_cidrs(value)] == texts
+
+
 @pytest.mark.parametrize(("_key", "value"), cases(keys.Kind.CONFIG))
 def test_the_configuration_is_read(_key: str, value: bytes) -> None:
     """The IPAM configuration has the limits that its record says."""
