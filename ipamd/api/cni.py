@@ -135,6 +135,8 @@ def read_config(request: Request) -> NetworkConfig:
         raise RefusedError(
             Code.UNDECODABLE, f"cannot read the network configuration: it is not JSON ({error}); correct it"
         ) from error
+    if not config.cniVersion:  # what a runtime makes of a list of configurations that names none
+        return replace(config, cniVersion=VERSIONS[0])
     if config.cniVersion not in VERSIONS:
         raise RefusedError(
             Code.INCOMPATIBLE_VERSION,

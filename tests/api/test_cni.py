@@ -271,10 +271,11 @@ def test_a_verb_exists_since_its_version(verb: str, version: str) -> None:
 
 
 def test_a_configuration_without_version_is_the_first(path: Path) -> None:
-    """An absent cniVersion means 0.1.0."""
+    """An absent or empty cniVersion means 0.1.0."""
     body = config()
     del body["cniVersion"]
     assert json.loads(path.ask(call(body)).body)["cniVersion"] == "0.1.0"
+    assert json.loads(path.ask(call(config(""))).body)["cniVersion"] == "0.1.0"
 
 
 @pytest.mark.parametrize(
