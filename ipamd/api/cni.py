@@ -102,6 +102,8 @@ class NetworkConfig(Struct, frozen=True):
     type: str = ""
     cniVersion: str = "0.1.0"  # noqa: N815 - CNI's field name; its absence means the first version
     ipam: Ipam = Ipam()
+    nodename: str | None = None
+    """Calico's key: the node that the configuration was written for."""
     args: _Args | None = None
     runtimeConfig: dict[str, Raw] | None = None  # noqa: N815 - CNI's field name
     prevResult: Raw = Raw()  # noqa: N815 - CNI's field name; not Raw | None, which msgspec takes for None alone
@@ -179,6 +181,19 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
         config,
         min(int(started), arrival) if started.isascii() and started.isdecimal() and len(started) < 20 else arrival,
     )
+
+
+def check_node(config: NetworkConfig, node: str) -> None:
+    """Raise RefusedError (7) if the configuration was written for another node than the daemon's.
+
+    Calico's main plugin and Felix go by ``nodename``: they would not route what is recorded under another name.
+    """
+    if config.nodename and config.nodename != node:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot assign an address: the CNI configuration is for node {config.nodename[:80]} (nodename), and this "
+            f"daemon serves node {node}; correct nodename, or the daemon's setting node",
+        )
 
 
 def _environment(problem: str) -> RefusedError:

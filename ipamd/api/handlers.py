@@ -149,6 +149,7 @@ class Handlers:
         if hostlocal.serves(invocation.config):
             return self._add_from_ranges(invocation, stages)
         asked = cni.add_request(invocation)
+        cni.check_node(invocation.config, self._ledger.node)
         check_gateway(invocation.config, self._ledger.settings)
         if asked.attachment in self._ledger.holdings:
             self.catch_up()  # a DEL that came before this repeated ADD must not come after it

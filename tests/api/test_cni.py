@@ -12,7 +12,7 @@ from ipamd.api.cni import NetworkConfig
 from ipamd.api.http import Response
 from ipamd.api.result import ResultAddress, error_object, result
 from ipamd.core.errors import Code, RefusedError
-from tests.api.plugin_call import ENVIRONMENT, Path, addresses_of, call, config, error_of
+from tests.api.plugin_call import ENVIRONMENT, NODE, Path, addresses_of, call, config, error_of
 from tests.core.captured import steps
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -359,9 +359,30 @@ def test_unknown_keys_are_ignored(path: Path) -> None:
         **config(log_level="debug"),
         "datastore_type": "etcdv3",
         "kubernetes": {"k8s_api_root": "x"},
-        "nodename": "n",
+        "nodename_file": "/nonexistent",
     }
     assert addresses_of(path.ask(call(body))) == ["10.0.0.0/29"]
+
+
+@pytest.mark.parametrize("nodename", [NODE, "", None])
+def test_a_configuration_for_this_node_is_served(path: Path, nodename: str | None) -> None:
+    """``nodename`` is this daemon's, or not said."""
+    assert addresses_of(path.ask(call({**config(), "nodename": nodename}))) == ["10.0.0.0/29"]
+
+
+def test_a_configuration_for_another_node_is_refused(path: Path) -> None:
+    """Calico's other parts would not route an address recorded under another name; a DEL is served all the same."""
+    body = {**config(), "nodename": "worker-1.example.com"}
+    error = error_of(path.ask(call(body)))
+    assert (error["code"], error["msg"]) == (
+        7,
+        (
+            "cannot assign an address: the CNI configuration is for node worker-1.example.com (nodename), and this daemon "
+            "serves node n1; correct nodename, or the daemon's setting node"
+        ),
+    )
+    assert not path.ledger.holdings
+    assert path.ask(call(body, CNI_COMMAND="DEL")).status == 200
 
 
 def test_an_error_object_is_printed_as_cnis_library_prints_it() -> None:
