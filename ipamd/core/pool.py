@@ -19,6 +19,7 @@ class Pool(Struct, frozen=True):
     """A CIDR that blocks are cut from, and whom it serves.
 
     ``unreadable`` says what is wrong with a selector that cannot be read; such a pool serves only who names it.
+    One that is ``deleting`` is ``disabled`` too.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Pool(Struct, frozen=True):
     allowed_uses: tuple[str, ...] = ("Workload", "Tunnel")
     manual: bool = False
     unreadable: str = ""
+    deleting: bool = False
 
     @property
     def family(self) -> int:
@@ -89,6 +91,7 @@ def decode_pool(value: bytes) -> Pool:
         raise RecordError(f"not an IPPool: {error}") from error
     spec = resource.spec
     unreadable: list[str] = []
+    deleting = resource.metadata.deletionTimestamp is not None
     size = spec.blockSize or DEFAULT_BLOCK_SIZE[cidr.family]
     low, high = _BLOCK_SIZES[cidr.family]
     if not max(cidr.prefix, low) <= size <= high:
@@ -97,12 +100,13 @@ def decode_pool(value: bytes) -> Pool:
         resource.metadata.name,
         cidr,
         size,
-        spec.disabled or resource.metadata.deletionTimestamp is not None,
+        spec.disabled or deleting,
         _selector("nodeSelector", spec.nodeSelector, unreadable),
         _selector("namespaceSelector", spec.namespaceSelector, unreadable),
         tuple(spec.allowedUses or ("Workload", "Tunnel")),
         spec.assignmentMode == "Manual",
         "; ".join(unreadable),
+        deleting,
     )
 
 

@@ -93,7 +93,7 @@ class Selection:
     def bar(self, pool: Pool) -> Exclusion | None:
         """What keeps a pool even from who names it."""
         if pool.disabled:
-            return Exclusion("is disabled", "enable a pool")
+            return Exclusion("is being deleted" if pool.deleting else "is disabled", "enable a pool")
         if self._use not in pool.allowed_uses:
             uses = ", ".join(pool.allowed_uses)
             return Exclusion(f"is not allowed for use {self._use} (allowedUses: {uses})", "create a pool")

@@ -7,6 +7,7 @@ import pytest
 from ipamd.core.address import parse_cidr
 from ipamd.core.pool import Pool, decode_pool
 from ipamd.core.records import RecordError
+from ipamd.core.selection import Exclusion, Selection
 
 
 def pool(name: str, cidr: str = "10.0.0.0/16", size: int = 26, **values: object) -> Pool:
@@ -78,9 +79,11 @@ def test_a_selector_that_cannot_be_read_is_told_and_kept() -> None:
 
 
 def test_a_pool_that_is_being_deleted_serves_nobody() -> None:
-    """A pool with a deletion timestamp counts as disabled."""
+    """A pool with a deletion timestamp counts as disabled, and the error says why it is."""
     value = {"metadata": {"name": "p", "deletionTimestamp": "2026-08-01T10:00:00Z"}, "spec": {"cidr": "10.0.0.0/16"}}
-    assert decode_pool(json.dumps(value).encode()).disabled
+    dying = decode_pool(json.dumps(value).encode())
+    assert dying.disabled
+    assert Selection([dying], "n1", {}).bar(dying) == Exclusion("is being deleted", "enable a pool")
 
 
 def test_blocks_of_a_pool() -> None:
