@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +30,13 @@ from ipamd.api.spool import Spool
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config
+from ipamd.core import keys
+from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.facts import Committed, Fact, Withdrawn
 from ipamd.core.ledger import Ledger
+from ipamd.core.records import BlockRecord, RecordError
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
@@ -45,6 +49,7 @@ from ipamd.logs import get_logger
 from ipamd.metrics import Metrics
 from ipamd.opening import keep_creating_pools, open_store
 from ipamd.report import Report, demo_lines
+from ipamd.runtime.survey import Survey
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
 from ipamd.store.sync import Sync
@@ -203,6 +208,12 @@ class Daemon:
         self.handlers.able = self.report.unable
         self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
         self.handlers.pods = self.handlers.cidrs = self.report.kubernetes = self.cluster
+        runtime = config.runtime
+        self.survey = Survey(self.ledger, runtime.results_dir, runtime.leak_grace, self._keep, now, _report)
+        if self.cluster is not None:
+            self.survey.pod_gone = self.cluster.gone
+        self.report.survey = self.survey
+        self.house.elsewhere = lambda: self.survey.findings
         self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.reports = Reports(
             self.report.status,
@@ -222,6 +233,7 @@ class Daemon:
         spool.prepare()
         spool.carry_out()
         self.handlers.catch_up = spool.carry_out
+        await self.survey.begin()
         async with trio.open_nursery() as background:
             async with trio.open_nursery() as serving:
                 for server, listener in self._listen():
@@ -230,6 +242,7 @@ class Daemon:
                 _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
                 background.start_soon(self.work)
                 background.start_soon(_empty, spool)
+                background.start_soon(self._watch_runtime)
                 background.start_soon(self._announce_ready, demo)
                 _log.info("stopping", signal=await told_to_stop())
                 self.report.stopping = True
@@ -313,6 +326,39 @@ class Daemon:
             await self.sync.first.wait()
             self._wake(hurry=True)
             await keep_creating_pools(self.config.default_pools, store, self.ledger.settings, self._now)
+
+    async def _watch_runtime(self) -> None:
+        while self.sync is None:
+            await self._opened.wait()
+        await self.sync.first.wait()
+        await self.survey.run(self._read_blocks)
+
+    async def _read_blocks(self, cidrs: Sequence[Cidr]) -> Mapping[Cidr, BlockRecord]:
+        """Read blocks that this node may have a part in; those that can be understood."""
+        found = {}
+        try:
+            records = (
+                ()
+                if self.report.store is None
+                else (await self.report.store.read([keys.block_key(cidr) for cidr in cidrs])).records
+            )
+        except (StoreUnavailableError, StoreRefusedError) as error:
+            _report("cannot look up what containers live with", {"error": str(error)})
+            return {}
+        self._record([Committed(record.key, record.revision, record.value) for record in records])
+        for record in records:
+            with suppress(RecordError):
+                found[keys.cidr_of(record.key)] = BlockRecord(record.value)
+        return found
+
+    def _keep(self, facts: Sequence[Fact]) -> None:
+        """Make facts durable that the ledger has already, now or as soon as the state file can be written."""
+        try:
+            self.journal.append(facts)
+        except NotDurableError as error:
+            self.journal.owe(facts)
+            self.house.journal_failed(error)
+        self._wake()
 
     async def _announce_ready(self, demo: bool) -> None:  # noqa: FBT001 - start_soon passes positions
         while self.report.unready():

@@ -3,7 +3,7 @@
 May import trio, core, the journal and the report.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -30,6 +30,8 @@ class Housekeeping:
         self._ledger, self._journal, self._report, self._now = ledger, journal, report, now
         self._quarantine = quarantine
         self._findings: set[str] = set()
+        self.elsewhere: Callable[[], Iterable[str]] = lambda: ()
+        """What others found, in words."""
 
     async def run(self) -> None:
         """Do for ever what is due each second."""
@@ -51,7 +53,7 @@ class Housekeeping:
 
     def _complain(self) -> None:
         """Say each finding once, as long as it lasts."""
-        found = findings(self._ledger, self._quarantine)
+        found = findings(self._ledger, self._quarantine) | set(self.elsewhere())
         for finding in found - self._findings:
             _log.error("records disagree", finding=finding)
         self._findings = found

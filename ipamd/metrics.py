@@ -180,6 +180,8 @@ _TEXTS = {
     "claims_total": "Blocks claimed",
     "journal_size_bytes": "Size of the state file",
     "state_files_set_aside": "State files that could not be used and are kept beside the one in use",
+    "leaked_addresses_total": "Addresses released because their container is gone and no DEL ever came",
+    "runtime_attachments": "Attachments that the container runtime's cache knows; NaN where there is none",
     "store_reads_total": "Times that everything of this node was read from the store",
     "watch_events_total": "Changes of records that the watch brought",
     "connections": "Open connections on the daemon's sockets",

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping
+from math import nan
 from typing import Protocol
 
 import msgspec
@@ -43,6 +44,14 @@ class Kubernetes(Protocol):
 _NO_KUBERNETES = {"kubernetes_connected": 0.0, "kubernetes_lists_total": 0.0, "kubernetes_fetches_total": 0.0}
 
 
+class Survey(Protocol):
+    """What the look at the container runtime's cache tells."""
+
+    findings: list[str]
+    leaked: int
+    attachments: int | None
+
+
 class Report:
     """Reads the daemon's parts; those that come up later (store, sync, progress) are set when they are there."""
 
@@ -55,6 +64,7 @@ class Report:
         self.progress: Progress | None = None
         self.servers: list[Served] = []
         self.kubernetes: Kubernetes | None = None
+        self.survey: Survey | None = None
         self.stopping = False
         self.journal_error = ""
 
@@ -136,6 +146,8 @@ class Report:
             "claims_total": progress.claims,
             "journal_size_bytes": self._journal_size(),
             "state_files_set_aside": len(self._aside()),
+            "leaked_addresses_total": self.survey.leaked if self.survey else 0,
+            "runtime_attachments": self._runtime_attachments,
             "store_reads_total": sync.looks if sync else 0,
             "watch_events_total": sync.events if sync else 0,
             "connections": sum(server.connections for server in self.servers),
@@ -143,6 +155,11 @@ class Report:
             "damaged_records": len(self._ledger.damaged),
             **(self.kubernetes.measures() if self.kubernetes else _NO_KUBERNETES),
         }
+
+    @property
+    def _runtime_attachments(self) -> float:
+        known = None if self.survey is None else self.survey.attachments
+        return nan if known is None else known
 
     def status(self) -> Mapping[str, object]:
         """Readiness, store, flush and state file, for ``GET /v1/status``."""
@@ -172,6 +189,11 @@ class Report:
                 "set_aside": self._aside(),
             },
             "kubernetes": self.kubernetes.status() if self.kubernetes else None,
+            "runtime": {
+                "results_dir": str(self._config.runtime.results_dir),
+                "attachments": self.survey.attachments if self.survey else None,
+                "leaked": self.survey.leaked if self.survey else 0,
+            },
             "draining": self._ledger.draining,
             "attachments": len(self._ledger.holdings) + len(self._ledger.ranges.holdings),
             "blocks": len(self._ledger.blocks),

@@ -84,6 +84,8 @@ def test_the_defaults_are_those_documented() -> None:
         "default_pools.ipv6_disable_bgp_export": False,
         "kubernetes.config": "",
         "kubernetes.timeout": 5.0,
+        "runtime.results_dir": Path("/var/lib/cni/results"),
+        "runtime.leak_grace": 600.0,
     }
 
 

@@ -17,7 +17,7 @@ ALLOWED = {
     "trio": {
         "api.connection", "api.look", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
-        "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
+        "runtime.survey", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
     },
     "etcd3": {"store.etcd.rpc"},
     "grpc": {"store.etcd.channel", "store.etcd.rpc", "store.etcd.watch"},
@@ -41,7 +41,7 @@ IMPURE = {
 }  # fmt: skip
 """What brings a clock, randomness, a file, a socket, a thread or the environment: not for the core."""
 
-STAGES = ("api", "journal", "store", "kubernetes")
+STAGES = ("api", "journal", "store", "kubernetes", "runtime")
 
 
 def modules() -> dict[str, ast.Module]:
@@ -125,7 +125,7 @@ def test_the_core_is_pure() -> None:
 
 
 def test_only_the_daemon_knows_all_stages() -> None:
-    """The composition root alone puts api, journal, store and kubernetes together."""
+    """The composition root alone puts api, journal, store, kubernetes and runtime together."""
     assert stages(MODULES["daemon"]) == set(STAGES)
     several = {name for name, tree in MODULES.items() if len(stages(tree)) > 1}
     assert several == {"daemon"}

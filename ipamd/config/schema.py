@@ -114,6 +114,20 @@ class Kubernetes(Struct, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class Runtime(Struct, frozen=True, kw_only=True):
+    """What the container runtime says lives on this node."""
+
+    results_dir: Annotated[
+        Path, Meta(description="libcni's cache of results, by which lost addresses are taken back and leaks found")
+    ] = Path("/var/lib/cni/results")
+    leak_grace: Annotated[
+        float,
+        Meta(
+            ge=60, le=31_536_000, description="seconds for which an allocation must look leaked before it is released"
+        ),
+    ] = 600.0
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything the daemon can be told.
 
@@ -170,6 +184,7 @@ class Config(Struct, frozen=True, kw_only=True):
     flush: Flush = field(default_factory=Flush)
     default_pools: DefaultPools = field(default_factory=DefaultPools)
     kubernetes: Kubernetes = field(default_factory=Kubernetes)
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 class Key(Struct, frozen=True):

@@ -141,7 +141,7 @@ class Block:
                     self.releasing[ordinal] = owner.handle
             elif ordinal not in self.desired:
                 self._note_other(ordinal, owner)
-            elif owner.handle != self.desired[ordinal].handle:
+            elif owner.handle != self.desired[ordinal].handle and not self._is_of_another_instance(owner.handle):
                 self.contested[ordinal] = owner.handle
         self.unflushed = {
             o: a for o, a in self.desired.items() if self._holder(o) != a.handle and o not in self.contested
@@ -281,8 +281,9 @@ class Block:
         holder = self._holder(ordinal)
         if holder == assigned.handle:
             self._unadopt(assigned.handle, ordinal)
-        elif holder in (None, self.reserve_handle):
+        elif holder in (None, self.reserve_handle) or self._is_of_another_instance(holder):
             self.unflushed[ordinal] = assigned
+            self.stranded.pop(ordinal, None)
         else:  # only in a replay: somebody's hand had freed it, and another was faster
             self.contested[ordinal] = holder
             self._unadopt(holder, ordinal)
@@ -320,8 +321,11 @@ class Block:
             owner = self.record.owner(ordinal)
             if owner is not None and self._adoptable(owner):  # the other may be another plugin's pod on this node
                 self.adopted.setdefault(owner.handle, []).append(ordinal)
+        holder = self._holder(ordinal)
+        if holder is not None and assigned is not None and self._is_of_another_instance(holder):
+            self.stranded[ordinal] = holder
         # Also if it is free: a transaction that gives it to ``handle`` may be under way. ``settle`` knows.
-        if self._holder(ordinal) in (None, handle, self.reserve_handle):
+        if holder in (None, handle, self.reserve_handle):
             self.releasing[ordinal] = handle
             self.reserve_bits &= ~(1 << ordinal)
             self.kept_bits &= ~(1 << ordinal)

@@ -25,14 +25,15 @@ def collect(ledger: Ledger, network: str, valid: Set[tuple[str, str]], now: Now)
     for held in holdings:
         known = held.attachment.network != network or (held.attachment.container, held.attachment.interface) in valid
         if not known and not 0 <= now.unix - held.at < YOUNG:
-            gone += _released(held, now)
+            gone += released(held, now)
     gone += _adopted(ledger, network, {container for container, _interface in valid}, now)
     for fact in gone:
         ledger.apply(fact)
     return gone
 
 
-def _released(held: Assigned | RangeAssigned, now: Now) -> Iterator[Released | RangeReleased]:
+def released(held: Assigned | RangeAssigned, now: Now) -> Iterator[Released | RangeReleased]:
+    """The facts that release all that an attachment holds, as by a DEL that began now."""
     if isinstance(held, Assigned):
         yield Released(held.attachment, held.handle, held.places, now.boot)
     else:

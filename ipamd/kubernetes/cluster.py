@@ -47,6 +47,10 @@ class Cluster:
         """The facts of a pod, if it is known under this uid. Without a uid nobody is: a pod may have a namesake."""
         return self._memory.facts.get((namespace, name, uid))
 
+    def gone(self, namespace: str, name: str) -> bool:
+        """Whether there is no pod of this name on this node, as far as the API can be heard."""
+        return self.connected and not self._memory.has_pod(namespace, name)
+
     async def fetch(self, namespace: str, name: str, uid: str) -> PodFacts:
         """The facts of a pod that memory does not have: asked for by name, until it is known or the time is over.
 

@@ -47,6 +47,10 @@ class Memory:
         self.namespaces: dict[str, Known] = {}
         self.facts: dict[tuple[str, str, str], PodFacts] = {}
 
+    def has_pod(self, namespace: str, name: str) -> bool:
+        """Whether this node has a pod of this name, under whatever uid."""
+        return (namespace, name) in self.pods
+
     def replace_pods(self, pods: Sequence[Metadata]) -> None:
         """These are all."""
         self.pods = {(each.namespace, each.name): pod_of(each) for each in pods}

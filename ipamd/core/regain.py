@@ -1,0 +1,122 @@
+"""Addresses with which containers live, as the runtime knows, and of which this node's ledger does not.
+
+Their ADD was acknowledged, and the state file lost before the store was told. Each is taken back where the store has
+it for this node: in the reserve, this instance's or a lost one's, under the container's own handle, or free in a
+block of this node. Where somebody else has it, that is told with both names. Nothing is ever given up here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from ipamd.core import requested
+from ipamd.core.address import Cidr, format_address
+from ipamd.core.block import Block
+from ipamd.core.clock import Now
+from ipamd.core.facts import Assigned, Attachment, Place
+from ipamd.core.ledger import Ledger
+from ipamd.core.ranges import Address
+from ipamd.core.records import BlockRecord
+
+THIS_BOOT = 1
+"""When such an ADD began, as far as can be told (CLOCK_BOOTTIME, ns): before any DEL of this boot that is to come."""
+
+
+class Living(Struct, frozen=True):
+    """An attachment that the runtime knows, its addresses, and the labels of its allocation (pod, namespace)."""
+
+    attachment: Attachment
+    addresses: tuple[Address, ...]
+    labels: dict[str, str]
+
+    @property
+    def subject(self) -> str:
+        """Who lives, in the words of a finding."""
+        if "pod" in self.labels:
+            return f"{self.labels.get('namespace', '')}/{self.labels['pod']} (container {self.attachment.container})"
+        return f"container {self.attachment.container}"
+
+
+class Regained(Struct, frozen=True):
+    """The facts to make durable, and the blocks of pools that the ledger does not have and that are to be read."""
+
+    facts: list[Assigned]
+    unseen: set[Cidr]
+
+
+def regain(ledger: Ledger, living: Iterable[Living], now: Now) -> Regained:
+    """Take back what can be."""
+    found = Regained([], set())
+    for each in living:
+        if each.attachment in ledger.tombstones or each.attachment in ledger.ranges.holdings:
+            continue
+        places: list[Place] = []
+        for address in each.addresses if each.attachment not in ledger.holdings else ():
+            block = _block(ledger, address)
+            if block is not None:
+                if _may_take(block, address[1] - block.net.base, each.attachment.handle):
+                    places.append(block.place(address[1] - block.net.base))
+            else:
+                found.unseen.update(_cut(ledger, address))
+        if places:
+            handle = each.attachment.handle
+            assigned = Assigned(each.attachment, handle, tuple(places), each.labels, now.unix, THIS_BOOT)
+            ledger.apply(assigned)
+            found.facts.append(assigned)
+    return found
+
+
+def conflicts(ledger: Ledger, living: Iterable[Living], others: Mapping[Cidr, BlockRecord]) -> list[str]:
+    """The addresses that somebody else has too, in words; ``others`` are blocks that the ledger has no part in."""
+    return [finding for each in living for finding in _conflicts(ledger, each, others)]
+
+
+def _may_take(block: Block, ordinal: int, handle: str) -> bool:
+    if ordinal in block.desired or ordinal in block.releasing or block.record is None:
+        return False  # somebody's; or a DEL was carried out, and the runtime has yet to hear of it
+    owner = block.record.owner(ordinal)
+    if owner is None:
+        return block.owned
+    ours = owner.handle in (handle, block.reserve_handle) or ordinal in block.stranded
+    return not owner.released_at and ours
+
+
+def _conflicts(ledger: Ledger, each: Living, others: Mapping[Cidr, BlockRecord]) -> Iterator[str]:
+    for address in each.addresses:
+        block = _block(ledger, address)
+        holder = None if block is None else block.desired.get(address[1] - block.net.base)
+        if holder is not None:
+            if holder.attachment != each.attachment:
+                yield _finding(each, address, f"this node gave it to {requested.tenant(holder)}")
+            continue
+        record = block.record if block is not None else next(map(others.get, _cut(ledger, address)), None)
+        owner = None if record is None else record.owner(address[1] - record.cidr.base)
+        if owner is None or owner.released_at or owner.handle == each.attachment.handle:
+            continue
+        if block is not None and (owner.handle == block.reserve_handle or owner.handle in block.stranded.values()):
+            continue
+        yield _finding(each, address, f"the store gives it to {requested.stranger(owner)}")
+
+
+def _finding(each: Living, address: Address, other: str) -> str:
+    return (
+        f"address {format_address(*address)} has two holders: the container runtime says {each.subject} on this node, "
+        f"and {other}; delete one of the two pods"
+    )
+
+
+def _block(ledger: Ledger, address: Address) -> Block | None:
+    family, value = address
+    for block in ledger.blocks.values():
+        if block.net.family == family and block.net.base <= value < block.net.base + block.net.size:
+            return block
+    return None
+
+
+def _cut(ledger: Ledger, address: Address) -> Iterator[Cidr]:
+    """The block of a pool that an address would be of, if it is a pool's."""
+    family, value = address
+    for pool in ledger.settings.pools.values():
+        if pool.cidr.family == family and pool.cidr.base <= value < pool.cidr.base + pool.cidr.size:
+            size = pool.cidr.size // pool.blocks
+            yield pool.block((value - pool.cidr.base) // size)
