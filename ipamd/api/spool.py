@@ -8,7 +8,6 @@ the log and given up.
 import os
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +39,9 @@ class Spool:
         self._directory, self._boot, self._answer = directory, boot, answer
         self._durable, self._report = durable, report
         self._peer = Peer(os.getpid(), ROOT, 0)
+        self._stuck: set[str] = set()
+        """What cannot be removed: carried out or told once, and no more."""
+        self._unmade = ""
         self.carried_out = 0
         """DELs carried out since the start."""
 
@@ -48,19 +50,24 @@ class Spool:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            self._report(
-                "cannot keep DELs while the daemon is away", {"spool": str(self._directory), "error": str(error)}
-            )
+            if str(error) != self._unmade:
+                words = {"spool": str(self._directory), "error": str(error)}
+                self._report("cannot keep DELs while the daemon is away", words)
+            self._unmade = str(error)
 
     def carry_out(self) -> None:
         """Carry out what is there, in the order in which it began."""
         try:
             names = [path.name for path in self._directory.iterdir() if not path.name.startswith(".")]
+        except FileNotFoundError:
+            self.prepare()  # somebody removed it
+            return
         except OSError:
             return
+        self._stuck.intersection_update(names)
         # Files of another boot are older than all of this one's, whatever their boot id.
         for name in sorted(names, key=lambda name: (name.startswith(f"{self._boot}."), name)):
-            if not self._carry_out(name):
+            if name not in self._stuck and not self._carry_out(name):
                 return  # kept until the state file can be written again
 
     def _carry_out(self, name: str) -> bool:
@@ -80,20 +87,27 @@ class Spool:
             elif not self._durable():
                 return False
             self.carried_out += 1
-        with suppress(OSError):
-            path.unlink()
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._stuck.add(name)
+            words = f"{error.strerror}; remove it, or see why it cannot be"
+            self._report("cannot remove what lies among the kept DELs", {"path": str(path), "error": words})
         return True
 
     @staticmethod
     def _read(path: Path) -> Request:
         """The request in a file; raises BadRequestError, OSError."""
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
+        try:
             about = os.fstat(fd)
             if not stat.S_ISREG(about.st_mode) or about.st_uid not in (ROOT, os.geteuid()):
                 raise BadRequestError(403, "it is not a file of root or of the daemon's user")
             parser = Parser(_HEAD, _BODY)
-            parser.feed(file.read(_HEAD + _BODY))
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                parser.feed(file.read(_HEAD + _BODY))
+        finally:
+            os.close(fd)
         request = parser.next()
         if request is None:
             raise BadRequestError(400, "it is not complete")

@@ -239,3 +239,22 @@ def test_the_mark_of_a_kept_del_is_its_own_start(kept: Kept) -> None:
     kept.keep(20)
     kept.spool.carry_out()
     assert kept.path.ledger.tombstones == {Attachment("k8s-pod-network", "c1", "eth0"): 20}
+
+
+def test_what_cannot_be_removed_is_told_once_and_costs_nothing(kept: Kept) -> None:
+    """A directory among the kept DELs: no line in the log and no descriptor for each look."""
+    (kept.directory / "lost+found").mkdir()
+    kept.spool.carry_out()
+    told, descriptors = list(kept.told), len(list(File("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        kept.spool.carry_out()
+    assert [words for words, _values in told][-1] == "cannot remove what lies among the kept DELs"
+    assert kept.told == told
+    assert len(list(File("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_removed_directory_is_made_again(kept: Kept) -> None:
+    """The next DEL that finds the daemon away can be kept."""
+    kept.directory.rmdir()
+    kept.spool.carry_out()
+    assert kept.directory.is_dir()
