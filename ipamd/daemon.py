@@ -25,7 +25,7 @@ from ipamd.api.http import Request, Response
 from ipamd.api.look import Look
 from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
-from ipamd.api.sockets import bind, from_systemd
+from ipamd.api.sockets import bind, from_systemd, inode
 from ipamd.api.spool import Spool
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
@@ -177,6 +177,8 @@ class Daemon:
         self.report = Report(config, self.ledger, lambda: journal.size, lambda: aside(config.state_dir))
         self._ready_event = trio.Event()
         self._opened = trio.Event()
+        self._bound: socket.socket | None = None
+        """The Unix socket, if it is our own and not systemd's."""
         self.house = Housekeeping(self.ledger, journal, self.report, now, config.quarantine)
         self.waiting = Waiting(
             self.ledger,
@@ -239,6 +241,8 @@ class Daemon:
                 for server, listener in self._listen():
                     await serving.start(server.serve, listener)
                     self.servers.append(server)
+                    if listener is self._bound:
+                        background.start_soon(self._keep_socket, serving, server, listener)
                 _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
                 background.start_soon(self.work)
                 background.start_soon(_empty, spool)
@@ -300,12 +304,35 @@ class Daemon:
         server = Server(
             Router(table(self.handlers, self.tunnels, self.ledger, self.reports), access), limits, self._crashed, served
         )
-        inherited = [sock for _name, sock in from_systemd(os.environ, os.getpid())]
-        listeners = [(server, sock) for sock in inherited or [bind(config.socket, config.socket_group)]]
+        listeners = [(server, sock) for _name, sock in from_systemd(os.environ, os.getpid())]
+        if not listeners:
+            self._bound = bind(config.socket, config.socket_group)
+            listeners = [(server, self._bound)]
         if config.metrics_address:
             scrape = Server(Router(public(self.reports), access), limits, self._crashed)
             listeners.append((scrape, bind_tcp(config.metrics_address)))
         return listeners
+
+    async def _keep_socket(self, serving: trio.Nursery, server: Server, listener: socket.socket) -> None:
+        """Bind the socket anew when somebody removed it: no plugin would find this daemon any more."""
+        path, told = self.config.socket, ""
+        own = inode(path)
+        while True:
+            await trio.sleep(HOUSEKEEPING)
+            if self.report.stopping or inode(path) == own:
+                continue
+            try:
+                successor = bind(path, self.config.socket_group)
+            except OSError as error:
+                if str(error) != told:
+                    _log.error("the socket was removed or replaced, and cannot be bound anew", error=_sentence(error))
+                told = str(error)
+                continue
+            _log.error("the socket was removed by somebody else; bound it anew", socket=str(path))
+            own, told = inode(path), ""
+            server.abandon(listener)
+            listener = successor
+            await serving.start(server.serve, listener)
 
     async def _run_store(self) -> None:
         """Open the store and keep reading and writing it."""

@@ -72,7 +72,7 @@ class Server:
         self._on_crash = on_crash
         self._after_reply = after_reply
         self._connections: set[Connection] = set()
-        self._accepting: set[trio.CancelScope] = set()
+        self._accepting: dict[socket.socket, trio.CancelScope] = {}
         self._stop_at = inf
         self.turned_away = 0
         """How many connections were refused because too many were open."""
@@ -91,18 +91,22 @@ class Server:
             sweeping.start_soon(self._sweep)
             async with trio.open_nursery() as nursery:
                 with listener, trio.CancelScope() as accepting:
-                    self._accepting.add(accepting)
+                    self._accepting[listener] = accepting
                     if self._stop_at < inf:
                         accepting.cancel()
                     task_status.started()
                     await self._accept(listener, nursery)
-                self._accepting.discard(accepting)
+                del self._accepting[listener]
             sweeping.cancel_scope.cancel()
+
+    def abandon(self, listener: socket.socket) -> None:
+        """Accept no more on this listener; the connections that it brought are served further."""
+        self._accepting[listener].cancel()
 
     def stop(self, grace: float) -> None:
         """Accept no more, close idle connections, and close the others after their request or ``grace`` seconds."""
         self._stop_at = trio.current_time() + grace
-        for accepting in self._accepting:
+        for accepting in self._accepting.values():
             accepting.cancel()
         for connection in self._connections:
             connection.scope.deadline = self._stop_at

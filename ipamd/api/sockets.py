@@ -1,8 +1,9 @@
 """Listening sockets: bound to a path, or handed over by systemd.
 
 A socket is never open wider than its mode, not for a moment, and a running daemon's socket is never taken away.
-Called once, before the event loop: everything here may block for a moment. The umask is the process's, so no other
-thread may create files meanwhile. May import ``access`` only.
+Called before anything is served, and again when somebody removed the socket: everything here may block for a moment.
+The umask is the process's, so what other threads create meanwhile may be less open than they ask. May import
+``access`` only.
 """
 
 import errno
@@ -44,6 +45,15 @@ def bind(path: Path, group: str | None, mode: int = 0o660) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def inode(path: Path) -> tuple[int, int] | None:
+    """Which socket a path names, None if there is none: another one than before means that ours was removed."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 @contextmanager
