@@ -40,7 +40,7 @@ class Housekeeping:
             self._complain()
             # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
             intact = self._journal.in_place
-            if not intact:
+            if not intact and not self._report.journal_error:
                 _log.error("the state file was removed, replaced or cut by somebody else; writing it anew")
             if not intact or self._journal.should_checkpoint or self._journal.owing or self._report.journal_error:
                 try:

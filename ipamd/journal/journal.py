@@ -19,7 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -221,6 +221,10 @@ class Journal:
         path, old, new = self._path.with_name("state.new"), self._file, None
         with self._in_use():
             try:
+                with suppress(
+                    OSError
+                ):  # the whole directory may have been removed; if it cannot be made, creating fails
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 new = await self._in_thread(lambda: StateFile.create(path, old.header, snapshot))
                 async with self._turn():
                     await self._catch_up(new, self._late)
