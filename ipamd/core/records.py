@@ -17,6 +17,8 @@ from msgspec import Raw, Struct
 from ipamd.core.address import Cidr, parse_cidr
 
 RESERVE_NOTE = "ipamd reserve"
+WINDOWS_HANDLE = "windows-reserved-ipam-handle"
+"""Calico's name for the addresses of a block that Windows keeps for itself."""
 _CLAIM_TIME = "affinity_claim_time"
 
 
@@ -158,6 +160,11 @@ class BlockRecord:
     def deleted(self) -> bool:
         """Softly deleted: to be treated as absent."""
         return self._fields.get("deleted") == b"true"
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has an address of it; what is set aside in a block for a Windows node does not count."""
+        return all(index is None or self.owners[index].handle == WINDOWS_HANDLE for index in self.allocations)
 
     def owner(self, ordinal: int) -> Owner | None:
         """Who holds an ordinal; None if it is free."""

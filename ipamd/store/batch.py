@@ -340,8 +340,7 @@ class _Draft:
             if not block.value:
                 gains.insert(0, self._affinity_change(block))
             # As with Calico, a block that is no node's goes with the last of its addresses.
-            left = image.affinity is not None or any(index is not None for index in image.allocations)
-            value = image.encode() if left else None
+            value = image.encode() if image.affinity is not None or not image.empty else None
             blocks.append(Change(keys.block_key(block.net), value, block.revision if block.value else 0))
         return Batch((*gains, *blocks, *losses), tuple(self.before), self.full)
 

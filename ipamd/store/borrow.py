@@ -114,7 +114,7 @@ def free_in(ledger: Ledger, image: BlockRecord, now: Now) -> list[int]:
 
 def reclaimable(image: BlockRecord, now: Now) -> bool:
     """Whether a block may be taken over: nobody has an address of it, and its owner has had it for a while."""
-    if any(index is not None for index in image.allocations):
+    if not image.empty:
         return False
     if image.affinity is None:
         return True

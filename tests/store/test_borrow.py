@@ -18,6 +18,7 @@ from ipamd.core.facts import Place
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import (
+    WINDOWS_HANDLE,
     BlockRecord,
     affinity_record,
     attribute,
@@ -700,6 +701,34 @@ async def test_an_empty_block_without_affinity_is_taken_over(autojump_clock: Moc
         await node.flushed()
         assert owners(store) == {"10.0.0.0/28": "host:n1"}
         at_rest(store, [node])
+
+
+@pytest.mark.parametrize("owner", ["host:windows", None])
+async def test_what_windows_keeps_does_not_keep_a_block(autojump_clock: MockClock, owner: str | None) -> None:
+    """A block in which only addresses set aside for a Windows node are left is empty, as with Calico."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28))
+    put_block(store, "10.0.0.0/28", owner, 0, 1, 2, 15, handle=WINDOWS_HANDLE, claimed=1)
+    store.put(keys.handle_key(WINDOWS_HANDLE), None)  # they are in the block from its beginning, without a handle
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        await node.flushed()
+        assert owners(store) == {"10.0.0.0/28": "host:n1"}
+        at_rest(store, [node])
+
+
+async def test_a_block_without_a_node_goes_with_its_last_pod_whatever_windows_kept(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """Its node was deleted while a pod of this one had an address of it."""
+    put_block(store, "10.0.0.0/28", None, 0, 1, 2, 15, handle=WINDOWS_HANDLE)
+    store.put(keys.handle_key(WINDOWS_HANDLE), None)
+    view(store).take(Place("10.0.0.0/28", 7), "k8s-pod-network.a", {"node": "n1"})
+    store.put(*pool_record("p", "10.0.0.0/28", blockSize=28, disabled=True))
+    async with Node("n1", store).running() as node:
+        node.delete("a")
+        await trio.sleep(1)
+        assert owners(store) == {}
 
 
 async def test_an_owner_that_uses_its_block_meanwhile_keeps_it(autojump_clock: MockClock) -> None:
