@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ipamd.api import cni, hostlocal
 from ipamd.api.access import Peer
+from ipamd.api.asked import add_request, for_pod
 from ipamd.api.cni import Invocation, NetworkConfig
 from ipamd.api.http import Request, Response
 from ipamd.api.resolv import Dns, read_dns
@@ -148,7 +149,7 @@ class Handlers:
     def _add(self, invocation: Invocation, stages: Stages) -> Response | Awaitable[Response]:
         if hostlocal.serves(invocation.config):
             return self._add_from_ranges(invocation, stages)
-        asked = cni.add_request(invocation)
+        asked = add_request(invocation)
         cni.check_node(invocation.config, self._ledger.node)
         check_gateway(invocation.config, self._ledger.settings)
         if asked.attachment in self._ledger.holdings:
@@ -160,7 +161,7 @@ class Handlers:
                 if pod is None:
                     work = self._fetch(invocation, stages, asked, self.pods, who)
                     return self._guard(work, invocation.config, stages)
-                asked = cni.for_pod(asked, invocation.config, pod)
+                asked = for_pod(asked, invocation.config, pod)
         return self._decide(invocation, stages, asked)
 
     async def _fetch(
@@ -171,7 +172,7 @@ class Handlers:
             pod = await pods.fetch(*who)
         finally:
             stages.wait = self._elapsed() - began
-        decided = self._decide(invocation, stages, cni.for_pod(asked, invocation.config, pod))
+        decided = self._decide(invocation, stages, for_pod(asked, invocation.config, pod))
         return decided if isinstance(decided, Response) else await decided
 
     def _decide(self, invocation: Invocation, stages: Stages, asked: AddRequest) -> Response | Awaitable[Response]:

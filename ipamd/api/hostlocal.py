@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ipamd.api.cni import Invocation, NetworkConfig, RangeConfig, Route, labels_of, requested_addresses
+from ipamd.api.asked import requested_addresses
+from ipamd.api.cni import Invocation, NetworkConfig, RangeConfig, Route, labels_of
 from ipamd.api.resolv import Dns
 from ipamd.api.result import encode
 from ipamd.core.address import BITS, format_address

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipamd.api import cni
+from ipamd.api.asked import add_request
 from ipamd.api.cni import NetworkConfig
 from ipamd.api.http import Response
 from ipamd.api.result import ResultAddress, error_object, result
@@ -217,10 +218,10 @@ def test_args_are_pairs_separated_by_semicolons() -> None:
 def test_pod_and_namespace_become_the_allocations_labels() -> None:
     """What the runtime says about the pod is what the allocation will say; without a pod there are no labels."""
     request = call()
-    asked = cni.add_request(cni.read_invocation(request, cni.read_config(request), 1))
+    asked = add_request(cni.read_invocation(request, cni.read_config(request), 1))
     assert (asked.labels, asked.subject) == ({"namespace": "default", "pod": "web"}, "default/web")
     request = call(CNI_ARGS=None)
-    asked = cni.add_request(cni.read_invocation(request, cni.read_config(request), 1))
+    asked = add_request(cni.read_invocation(request, cni.read_config(request), 1))
     assert (asked.labels, asked.subject) == ({}, "container c1")
 
 

@@ -5,6 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from ipamd.api import cni
+from ipamd.api.asked import add_request, for_pod
 from ipamd.core.address import parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.pod import ADDRESSES, POOLS, PodFacts, pod_facts
@@ -72,7 +73,7 @@ def completed(facts: PodFacts, body: object = None) -> AddRequest:
     """The request that an ADD of default/web becomes."""
     request = call(body or PTP, CNI_ARGS=ARGS)
     read = cni.read_config(request)
-    return cni.for_pod(cni.add_request(cni.read_invocation(request, read, 1)), read, facts)
+    return for_pod(add_request(cni.read_invocation(request, read, 1)), read, facts)
 
 
 def test_an_annotation_comes_before_the_cni_configuration() -> None:
@@ -97,7 +98,7 @@ def test_the_namespaces_labels_go_along() -> None:
     assert completed(annotated({POOLS[4]: '["p4"]'}, team="blue")).namespace_labels == {"team": "blue"}
     request = call(PTP)
     read = cni.read_config(request)
-    assert cni.add_request(cni.read_invocation(request, read, 1)).namespace_labels is None
+    assert add_request(cni.read_invocation(request, read, 1)).namespace_labels is None
 
 
 def test_what_calicos_main_plugin_passes_on_is_not_read_twice() -> None:
