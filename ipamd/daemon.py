@@ -20,13 +20,14 @@ import trio
 from ipamd import __version__
 from ipamd.api.access import Access, Peer, group_id
 from ipamd.api.connection import Limits
-from ipamd.api.handlers import Handlers, Stages
+from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
 from ipamd.api.look import Look
 from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd, inode
 from ipamd.api.spool import Spool
+from ipamd.api.steps import Stages
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config
@@ -209,7 +210,7 @@ class Daemon:
         self.handlers.ready = self.report.unready
         self.handlers.able = self.report.unable
         self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
-        self.handlers.pods = self.handlers.cidrs = self.report.kubernetes = self.cluster
+        self.handlers.pools.pods = self.handlers.ranges.cidrs = self.report.kubernetes = self.cluster
         runtime = config.runtime
         self.survey = Survey(self.ledger, runtime.results_dir, runtime.leak_grace, self._keep, now, _report)
         if self.cluster is not None:
@@ -234,7 +235,7 @@ class Daemon:
         spool = Spool(self.config.spool_dir, boot_id(), self.handlers.cni, lambda: not self.journal.owing, _report)
         spool.prepare()
         spool.carry_out()
-        self.handlers.catch_up = spool.carry_out
+        self.handlers.steps.catch_up = spool.carry_out
         await self.survey.begin()
         async with trio.open_nursery() as background:
             async with trio.open_nursery() as serving:

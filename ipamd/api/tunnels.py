@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from ipamd.api import views
 from ipamd.api.access import Peer
-from ipamd.api.handlers import STATUS
 from ipamd.api.http import Request, Response
+from ipamd.api.steps import STATUS
 from ipamd.api.waiting import Waiting, not_durable
 from ipamd.core import tunnel
 from ipamd.core.clock import Now

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from ipamd.api.access import Peer
-from ipamd.api.handlers import Handlers, Stages
+from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
+from ipamd.api.steps import Stages
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.core import keys

@@ -195,7 +195,7 @@ class Kubernetes:
 
 def test_the_nodes_cidr_as_subnet(path: Path) -> None:
     """The subnets usePodCidr and usePodCidrIPv6, in any case and also in ranges: the node's CIDR of that IP version."""
-    path.handlers.cidrs = Kubernetes("fd00:244::/64", "10.244.1.0/24")
+    path.handlers.ranges.cidrs = Kubernetes("fd00:244::/64", "10.244.1.0/24")
     both = {"ranges": [[{"subnet": "usePodCIDR"}], [{"subnet": "usePodCidrIPv6"}]]}
     assert addresses_of(path.ask(call(network(**both)))) == ["10.244.1.2/24", "fd00:244::2/64"]
     top = network(subnet="usePodCidr")
@@ -216,7 +216,7 @@ def test_the_nodes_cidr_without_kubernetes(path: Path) -> None:
 
 def test_a_node_without_a_cidr_of_the_ip_version(path: Path) -> None:
     """Code 7: Kubernetes never adds one."""
-    path.handlers.cidrs = Kubernetes("10.244.1.0/24")
+    path.handlers.ranges.cidrs = Kubernetes("10.244.1.0/24")
     answer = error_of(path.ask(call(network(subnet="usePodCidrIPv6"))))
     assert (answer["code"], answer["msg"]) == (
         7,
@@ -230,7 +230,7 @@ def test_a_node_without_a_cidr_of_the_ip_version(path: Path) -> None:
 
 async def test_an_add_waits_for_the_nodes_cidr(path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """Until Kubernetes tells it, which it does soon after the daemon's start; an ADD with a subnet does not wait."""
-    path.handlers.cidrs = Kubernetes(told=("10.244.1.0/24",))
+    path.handlers.ranges.cidrs = Kubernetes(told=("10.244.1.0/24",))
     assert path.ask(call(network(**SUBNET), CNI_CONTAINERID="c2")).status == 200
     assert addresses_of(await path.answer(call(network(subnet="usePodCidr")))) == ["10.244.1.2/24"]
     assert path.log[-1] == "observe 0"
@@ -238,7 +238,7 @@ async def test_an_add_waits_for_the_nodes_cidr(path: Path, autojump_clock: trio.
 
 async def test_the_nodes_cidr_does_not_come(path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """Code 11 then, and 50 for STATUS at once."""
-    path.handlers.cidrs = Kubernetes()
+    path.handlers.ranges.cidrs = Kubernetes()
     body = network("1.1.0", subnet="usePodCidrIPv6")
     answer = error_of(await path.answer(call(body)))
     text = (

@@ -54,7 +54,7 @@ def path(kubernetes: Kubernetes) -> Path:
     made.commit(*pool_record("special", "10.9.0.0/16", blockSize=29))
     made.supply("10.0.0.0/29", 8)
     made.supply("10.9.0.0/29", 8)
-    made.handlers.pods = kubernetes
+    made.handlers.pools.pods = kubernetes
     return made
 
 
@@ -222,7 +222,7 @@ async def test_a_pod_that_kubernetes_refuses_is_refused(
 async def test_a_fetched_pod_may_have_to_wait_for_its_pool(kubernetes: Kubernetes, autojump_clock: MockClock) -> None:
     """First for Kubernetes, then for an address; a malformed annotation is told even then."""
     path = Path()
-    path.handlers.pods = kubernetes
+    path.handlers.pools.pods = kubernetes
     kubernetes.told.set()
     kubernetes.answer = annotated()
     async with trio.open_nursery() as nursery:

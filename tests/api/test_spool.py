@@ -33,7 +33,7 @@ class Kept:
             lambda *words: self.told.append(words),
         )
         self.spool.prepare()
-        self.path.handlers.catch_up = self.spool.carry_out
+        self.path.handlers.steps.catch_up = self.spool.carry_out
 
     def add(self, started: int, container: str = "c1") -> str:
         """ADD a container; its address."""
