@@ -178,6 +178,7 @@ _TEXTS = {
     "flush_conflicts_total": "Transactions refused because a record had changed",
     "flush_failures_total": "Transactions that failed: the store away, or refusing",
     "claims_total": "Blocks claimed",
+    "leaked_handles_total": "Handle records removed because no block knew them",
     "journal_size_bytes": "Size of the state file",
     "state_files_set_aside": "State files that could not be used and are kept beside the one in use",
     "leaked_addresses_total": "Addresses released because their container is gone and no DEL ever came",

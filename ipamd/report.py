@@ -144,6 +144,7 @@ class Report:
             "flush_conflicts_total": progress.conflicts,
             "flush_failures_total": progress.failures,
             "claims_total": progress.claims,
+            "leaked_handles_total": progress.leaked_handles,
             "journal_size_bytes": self._journal_size(),
             "state_files_set_aside": len(self._aside()),
             "leaked_addresses_total": self.survey.leaked if self.survey else 0,

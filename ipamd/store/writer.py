@@ -27,6 +27,7 @@ from ipamd.store import batch, requested
 from ipamd.store.base import Change, HistoryError, Outcome, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search, claim, neighbours, overlaps
+from ipamd.store.handles import HandleWalk
 
 BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
@@ -58,6 +59,7 @@ class Progress(Struct):
     conflicts: int = 0
     failures: int = 0
     claims: int = 0
+    leaked_handles: int = 0
     flushed_until: int = 0
     """Everything that this node wanted by then is in the store (CLOCK_BOOTTIME, ns)."""
     last_error: str = ""
@@ -86,6 +88,7 @@ class Writer:
         self._histories = 0
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
+        self._handles = HandleWalk(ledger, store, lambda changes: self._send([changes]), now, report)
         self.progress = Progress()
         self.committed = trio.Event()
         """Set, and replaced by a new one, whenever the outcome of a transaction became known."""
@@ -150,6 +153,8 @@ class Writer:
         if idle is not None:
             await self._commit(batch.retire(self._ledger, self._known, idle))
             return True
+        await self._handles.step()
+        self.progress.leaked_handles = self._handles.removed
         return False
 
     async def _look_first(self) -> bool:

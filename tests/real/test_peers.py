@@ -218,6 +218,25 @@ async def test_sandboxes_in_a_crash_loop_do_not_eat_the_pool(
         assert {key for key in handles if "ipamd-reserve" not in key} == pods
 
 
+async def test_handles_that_others_leaked_go_by_themselves(
+    store: MemoryStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    """projectcalico/calico issue 8548: 30,000 handles of which no block knew anything, and that nothing collected.
+
+    Guarded by ``HandleWalk``; ipamd itself cannot leak one, as block and handle change in one transaction.
+    """
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("lives"))
+        await node.flushed()
+        (block,) = node.ledger.blocks
+        before = set(store.records)
+        for number in range(300):
+            handle = keys.handle_key(f"k8s-pod-network.leaked{number}")
+            store.put(handle, f'{{"block":{{"{block}":1}},"deleted":false}}'.encode())
+        await trio.sleep(90 * MINUTE)
+        assert set(store.records) == before
+
+
 @pytest.fixture
 def away(etcd: EtcdProcess, start: Start) -> Iterator[Daemon]:
     """A daemon that has given five pods an address, and is not there any more."""
