@@ -382,6 +382,9 @@ class Writer:
             self._known.learn({change.key for changes in sets.values() for change in changes}, outcome.records)
             search.learn(list(sets), outcome)
         why, remedy = f"none of its {pool.blocks} blocks is free", "add a pool, or free addresses"
+        cooling = sum(len(block.cooling) for block in self._ledger.blocks.values() if pool.cidr.contains(block.net))
+        if cooling:
+            why, remedy = f"{why}, {cooling} of this node's addresses cool (ipCooldownSeconds)", f"wait, {remedy}"
         if self._wholly_reserved(pool):
             why, remedy = "an IPReservation keeps all of its addresses", "add a pool, or change the IPReservation"
         self._close(pool, Code.EXHAUSTED, why, remedy)

@@ -215,3 +215,17 @@ async def test_a_del_that_the_store_did_not_hear_of_cools_after_a_restart(autoju
         await node.flushed()
         ordinal = int(address.rpartition(".")[2])
         assert list(owners(store)[ordinal]) == ["releasedAt"]
+
+
+async def test_a_refusal_says_that_addresses_cool(autojump_clock: MockClock) -> None:
+    """Who finds a pool exhausted because its addresses cool is told so, and that waiting helps."""
+    async with Node("n1", store_of_four(), SMALL).running() as node:
+        for name in "abcd":
+            await node.add(add_request(name))
+        for name in "abc":
+            node.delete(name)
+        await node.flushed()
+        with pytest.raises(
+            RefusedError, match=r"3 of this node's addresses cool \(ipCooldownSeconds\), .* wait, add a pool"
+        ):
+            await node.add(add_request("e"))
