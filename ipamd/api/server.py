@@ -46,6 +46,12 @@ _ACCEPT_PAUSE: Final = 0.1  # seconds; while descriptors are short, the listener
 _LINGER: Final = 2.0  # seconds in which a refused client may still send, so that it gets to read the refusal
 _LINGER_BYTES: Final = 1 << 24
 _SHORT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_REMEDIES: Final = {
+    413: "shorten the network configuration, or raise api.max_body",
+    414: "correct the client, or raise api.max_head",
+    431: "shorten what the runtime passes in CNI_ARGS, or raise api.max_head",
+}
+"""What to do about a request that is too large: usually a plugin's, whose parts the operator knows by these names."""
 _ABORTED: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET}
     | {errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
@@ -318,7 +324,9 @@ class Server:
 
     async def _refuse(self, connection: Connection, error: BadRequestError) -> bool:
         """Answer a request that cannot be read, and let the client finish sending so that it reads the answer."""
-        response = refusal(error.status, Code.UNDECODABLE, f"{error}; correct the client")
+        response = refusal(
+            error.status, Code.UNDECODABLE, f"{error}; {_REMEDIES.get(error.status, 'correct the client')}"
+        )
         connection.begun = None
         if not connection.send(serialize(response, keep_alive=False)) or not await self._drain(connection):
             return False

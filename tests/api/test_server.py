@@ -571,10 +571,23 @@ async def test_a_body_that_is_too_long_is_refused_readably(tmp_path):
     async with running(tmp_path) as run:
         client = await run.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 10_000_000)
-        assert (await client.receive())[0] == 413
+        status, body = await client.receive()
+        assert status == 413
+        assert "raise api.max_body" in msgspec.json.decode(body)["msg"]
         await client.stream.aclose()
         await wait_all_tasks_blocked()
         assert run.server.connections == 0
+
+
+async def test_a_head_that_is_too_long_is_refused_in_the_words_of_a_runtime(tmp_path):
+    """What makes a head long is CNI_ARGS, and that the daemon's limit can be raised is said."""
+    async with running(tmp_path) as run:
+        client = await run.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nCni-Args: " + b"x" * 3000 + b"\r\n\r\n")
+        status, body = await client.receive()
+        assert status == 431
+        words = msgspec.json.decode(body)["msg"]
+        assert words.endswith("shorten what the runtime passes in CNI_ARGS, or raise api.max_head")
 
 
 async def test_a_refused_client_does_not_stay(tmp_path, mock_clock):
