@@ -17,6 +17,7 @@ from typing import Any
 from msgspec.inspect import LiteralType
 
 import ipamd
+from ipamd.api.access import group_id
 from ipamd.config import DEFAULT_FILE, KEYS, Config, ConfigError, Key, default_file, load, render, suggest
 from ipamd.config.schema import TABLES
 
@@ -90,6 +91,10 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(render(loaded))
         return OK
     if arguments.check_config:
+        group = loaded.config.socket_group
+        if loaded.origins["socket_group"] != "default" and group and group_id(group) is None:
+            text = f"socket_group is {group}, which this host does not have; only root and the daemon's user may read"
+            sys.stderr.write(f"ipamd: {text}; create the group or correct its name\n")
         sys.stdout.write("ok\n")
         return OK
     return _serve(loaded.config, demo=arguments.demo)

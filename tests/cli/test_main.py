@@ -173,6 +173,16 @@ def test_a_configuration_can_be_checked_without_running(
     assert started == []
 
 
+def test_a_group_that_is_not_there_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """A misspelt socket_group is no mistake to refuse, as the group may come later, but worth a word; the default is not."""
+    assert main(["--check-config", "--socket-group", "no-such-group-here"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "ok\n"
+    assert "socket_group is no-such-group-here, which this host does not have" in err
+    assert main(["--check-config"]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_the_printed_configuration_is_that_of_all_sources(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The default file, the environment and the flags are in it, each named as a source."""
     (tmp_path / "default.toml").write_text("log_format = 'json'")
