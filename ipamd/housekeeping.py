@@ -30,6 +30,7 @@ class Housekeeping:
         self._ledger, self._journal, self._report, self._now = ledger, journal, report, now
         self._quarantine = quarantine
         self._findings: set[str] = set()
+        self._told: set[str] = set()
         self.elsewhere: Callable[[], Iterable[str]] = lambda: ()
         """What others found, in words."""
 
@@ -60,6 +61,9 @@ class Housekeeping:
 
     def journal_failed(self, error: NotDurableError) -> None:
         """Note that the state file cannot be written, and say so once."""
-        if str(error) != self._report.journal_error:
+        if not self._report.journal_error:
+            self._told.clear()
+        if str(error) not in self._told:  # a full disk has a text for each file that cannot be written
             _log.error("cannot write the state file", error=str(error))
+        self._told.add(str(error))
         self._report.journal_error = str(error)
