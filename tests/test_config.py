@@ -517,7 +517,7 @@ def test_printing_says_of_each_line_what_it_is_and_where_it_came_from(tmp_path: 
     assert lines[start : start + 8] == [
         "# Free addresses that the store already gives this node.",
         "[reserve]",
-        "# addresses to keep in reserve, for each IP version",
+        "# addresses to keep in reserve at rest, for each pool in use",
         "min = 16  # default",
         "# addresses that a burst may grow the reserve to",
         f"max = 64  # file:{file}",

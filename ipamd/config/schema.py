@@ -48,7 +48,9 @@ class Embedded(Struct, frozen=True, kw_only=True):
 class Reserve(Struct, frozen=True, kw_only=True):
     """Free addresses that the store already gives this node."""
 
-    min: Annotated[int, Meta(ge=1, le=4096, description="addresses to keep in reserve, for each IP version")] = 16
+    min: Annotated[
+        int, Meta(ge=1, le=4096, description="addresses to keep in reserve at rest, for each pool in use")
+    ] = 16
     max: Annotated[int, Meta(ge=1, le=65536, description="addresses that a burst may grow the reserve to")] = 256
     wait: Annotated[float, Meta(ge=0, le=120, description="seconds that an ADD waits for a free address")] = 10.0
     decay: Annotated[
@@ -144,7 +146,10 @@ class Config(Struct, frozen=True, kw_only=True):
     ] = ""
     socket: Annotated[Path, Meta(description="Unix socket to serve")] = Path("/run/ipamd/ipamd.sock")
     socket_group: Annotated[
-        str, Meta(description="group that may use the socket; where it does not exist, only root and the daemon's user")
+        str,
+        Meta(
+            description="group that may read over the socket; where it does not exist, only root and the daemon's user"
+        ),
     ] = "ipamd"
     state_dir: Annotated[Path, Meta(description="directory of the state file")] = Path("/var/lib/ipamd")
     spool_dir: Annotated[
