@@ -296,8 +296,8 @@ class Ledger:
         refusals = []  # only when there is no block to claim in any pool, addresses of other nodes' blocks come in
         for pool in pools:
             refusal = self.reserve(pool.name, now).refusal
-            if refusal is None or now - refusal.at >= RETRY_AFTER:
-                return Shortage(pool.name)  # what was refused a while ago is looked at again
+            if refusal is None or (now - refusal.at >= RETRY_AFTER and refusal.at < request.started):
+                return Shortage(pool.name)  # what was refused a while ago is looked at again, once for an ADD
             refusals.append((pool, refusal))
         reasons = "; ".join(f"pool {pool.name} ({pool.cidr}): {refusal.why}" for pool, refusal in refusals)
         raise RefusedError(

@@ -77,6 +77,23 @@ def store() -> MemoryStore:
     return made
 
 
+@pytest.mark.parametrize("pools", [2, 4])
+async def test_an_add_is_refused_when_all_its_pools_are_full(
+    autojump_clock: MockClock, store: MemoryStore, pools: int
+) -> None:
+    """What was found of the first pool still holds when the last has been searched: no search begins anew."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    for number in range(1, pools):
+        store.put(*pool_record(f"p{number}", f"10.0.{number}.0/28", blockSize=28))
+        put_block(store, f"10.0.{number}.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node:
+        for container in ("a", "b"):
+            with pytest.raises(RefusedError) as refused:
+                await node.add(add_request(container))
+            assert refused.value.code == Code.EXHAUSTED
+            assert refused.value.msg.count("none of its 1 blocks is free") == pools
+
+
 # --- from whom, and how much ----------------------------------------------------------------------------------
 
 
