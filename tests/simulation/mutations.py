@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from ipamd.api.handlers import Handlers
+from ipamd.api.steps import Steps
 from ipamd.core.block import Block
 from ipamd.core.errors import NotDurableError
 from ipamd.core.facts import Committed, Fact, Released, Withdrawn
@@ -52,7 +52,7 @@ def _() -> AbstractContextManager[object]:
         self.behind = facts
         self._wake()
 
-    return patch.object(Handlers, "_persist", persist)
+    return patch.object(Steps, "persist", persist)
 
 
 @mutation("answers an ADD that the full disk did not take")
@@ -64,7 +64,7 @@ def _() -> AbstractContextManager[object]:
 
         return persist
 
-    return _around(Handlers, "_persist", make)
+    return _around(Steps, "persist", make)
 
 
 @mutation("drops from a checkpoint what is appended while it is written")
