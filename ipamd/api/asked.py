@@ -14,6 +14,7 @@ from ipamd.api.cni import Invocation, NetworkConfig, labels_of
 from ipamd.core.address import FAMILIES, format_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.pod import ADDRESSES, PodFacts
+from ipamd.core.records import MALFORMED
 from ipamd.core.request import AddRequest
 
 _NAMED_BY = {family: f"ipam.ipv{family}_pools of the CNI configuration" for family in FAMILIES}
@@ -134,7 +135,7 @@ _NONE_REQUESTED: list[tuple[tuple[int, int], str]] = []
 def _texts(raw: Raw | None, name: str) -> list[str]:
     try:
         return (msgspec.json.decode(raw, type=list[str] | None) or []) if raw is not None else []
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise RefusedError(
             Code.INVALID_CONFIGURATION,
             f"cannot assign the requested address: {name} is no list of addresses ({error}); correct it",

@@ -15,6 +15,7 @@ from ipamd.api.http import Request
 from ipamd.core.address import parse_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
+from ipamd.core.records import MALFORMED
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The versions of the specification that are spoken, oldest first."""
@@ -129,7 +130,7 @@ def read_config(request: Request) -> NetworkConfig:
         raise RefusedError(
             Code.INVALID_CONFIGURATION, f"cannot use the network configuration: {error}; correct the CNI configuration"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise RefusedError(
             Code.UNDECODABLE, f"cannot read the network configuration: it is not JSON ({error}); correct it"
         ) from error
@@ -236,7 +237,7 @@ def valid_attachments(config: NetworkConfig) -> set[tuple[str, str]]:
     raw = config.valid or config.attachments
     try:
         listed = msgspec.json.decode(raw, type=list[_ValidAttachment] | None) or ()
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         problem = str(error) if raw else "it is not there"
         raise RefusedError(
             Code.INVALID_CONFIGURATION,
@@ -256,7 +257,7 @@ def previous_addresses(config: NetworkConfig) -> set[tuple[int, int]]:
     try:
         result = msgspec.json.decode(config.prevResult, type=_PreviousResult | None)
         return {parse_address(each.address.partition("/")[0]) for each in (result.ips if result else None) or ()}
-    except ValueError as error:  # msgspec's errors are ValueErrors
+    except MALFORMED as error:
         raise RefusedError(
             Code.INVALID_CONFIGURATION,
             f"cannot confirm the container's address: prevResult is no result of a plugin ({error}); correct it",

@@ -20,6 +20,7 @@ from ipamd.core.address import BITS, format_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import RangeAssigned
 from ipamd.core.ranges import Range, RangeSet, check_sets, find, read_address, read_range
+from ipamd.core.records import MALFORMED
 from ipamd.core.request import RangeRequest
 
 AskCidrs = Callable[[], Sequence[str] | None]
@@ -76,7 +77,7 @@ def _given(config: NetworkConfig) -> list[tuple[RangeConfig, ...]]:
     if raw is not None:
         try:
             given = [*(msgspec.json.decode(raw, type=list[tuple[RangeConfig, ...]] | None) or ()), *given]
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise _unusable(f"runtimeConfig.ipRanges: {error}") from error
     if not given:
         raise _unusable("there is neither ipam.subnet nor ipam.ranges")

@@ -19,6 +19,7 @@ from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Assigned, Fact
 from ipamd.core.ledger import Ledger
+from ipamd.core.records import MALFORMED
 from ipamd.core.request import Added, AddRequest, Shortage
 
 
@@ -111,7 +112,7 @@ class Tunnels:
 def _read(request: Request) -> Wanted:
     try:
         wanted = msgspec.json.decode(request.body, type=Wanted)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise RefusedError(
             Code.UNDECODABLE,
             f'cannot read the request: {error}; send a body such as {{"type": "vxlanTunnelAddress"}}',

@@ -478,3 +478,45 @@ def test_any_ipam_section_is_understood_or_refused(ipam: object) -> None:
     except RefusedError as error:
         network, words = None, error.msg
     assert isinstance(network, NetworkConfig) or words.startswith("cannot ")
+
+
+NOT_TEXT = b"\xff"
+RAW_PARTS = {
+    "requested addresses": ("ADD", b'"args":{"cni":{"ips":["%b"]}}'),
+    "the capability ips": ("ADD", b'"runtimeConfig":{"ips":["%b"]}'),
+    "host-local ranges": ("ADD", b'"ipam":{"type":"host-local"},"runtimeConfig":{"ipRanges":[[{"subnet":"%b"}]]}'),
+    "valid attachments": ("GC", b'"cni.dev/valid-attachments":[{"containerID":"%b","ifname":"eth0"}]'),
+    "a previous result": ("CHECK", b'"prevResult":{"ips":[{"address":"%b"}]}'),
+}
+"""What of a configuration is decoded when its verb needs it: the verb, and the part with room for a text."""
+
+
+@pytest.mark.parametrize(("command", "part"), RAW_PARTS.values(), ids=RAW_PARTS.keys())
+def test_what_is_no_text_is_refused_wherever_it_is(command: str, part: bytes) -> None:
+    """Bytes that are not UTF-8, in a part that is decoded late, are the configuration's fault: code 7."""
+    body = b'{"cniVersion":"1.1.0","name":"n",%b}' % (part % NOT_TEXT)
+    response = Path().ask(call(body, {"CNI_COMMAND": command}))
+    assert isinstance(response, Response)
+    assert error_of(response)["code"] == Code.INVALID_CONFIGURATION
+
+
+NESTED = {
+    "valid attachments": ("GC", b'"cni.dev/valid-attachments":[{"containerID":"a","ifname":"b","x":%b}]'),
+    "a previous result": ("CHECK", b'"prevResult":{"x":%b}'),
+    "host-local ranges": (
+        "ADD",
+        b'"ipam":{"type":"host-local"},"runtimeConfig":{"ipRanges":[[{"subnet":"10.0.0.0/24","x":%b}]]}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("command", "part"), NESTED.values(), ids=NESTED.keys())
+def test_any_depth_is_answered_in_a_part_that_is_decoded_late(command: str, part: bytes) -> None:
+    """What is just shallow enough to be passed over at first may be too deep when it is looked at: no depth escapes."""
+    codes = set()
+    for depth in range(700, 1010):
+        body = b'{"cniVersion":"1.1.0","name":"n",%b}' % (part % (b"[" * depth + b"]" * depth))
+        response = Path().ask(call(body, {"CNI_COMMAND": command}))
+        assert isinstance(response, Response)
+        codes.add(response.status)
+    assert codes <= {200, 400, 409}

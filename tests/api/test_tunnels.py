@@ -237,3 +237,12 @@ async def test_a_pods_garbage_collection_leaves_it(path: Path) -> None:
     gc = {"cniVersion": "1.1.0", "name": "k8s-pod-network", "cni.dev/valid-attachments": []}
     path.ask(call(gc, CNI_COMMAND="GC"))
     assert len(listed(path)) == 1
+
+
+@pytest.mark.parametrize("body", [b'{"type":"\xff"}', b'{"x":' + b"[" * 5000, b"", b"[]"])
+def test_a_body_that_is_none_is_refused(path: Path, body: bytes) -> None:
+    """Code 6, in words; no exception leaves the handler."""
+    hostile = Request("DELETE", "/v1/tunnel-addresses", "", {}, body, keep_alive=False)
+    answer = json.loads(path.tunnels.release(hostile, ROOT).body)
+    assert answer["code"] == 6
+    assert answer["msg"].startswith("cannot read the request: ")
