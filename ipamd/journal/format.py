@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Struct
 
 from ipamd.core.facts import Fact
+from ipamd.core.records import MALFORMED
 
 MAGIC = b"\x89IPAMD\r\n"
 VERSION = 1
@@ -146,7 +147,7 @@ def decode_header(data: bytes) -> Header:
         raise NewerHeaderError(f"its format is version {version}, and this ipamd knows version {VERSION}")
     try:
         return msgspec.msgpack.decode(data[_FRONT.size : _FRONT.size + length], type=Header)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise HeaderError(f"its header cannot be understood ({error})") from None
 
 
@@ -184,7 +185,7 @@ def scan(data: bytes, start: int = HEADER_SIZE, stop: int | None = None) -> Scan
             continue
         try:
             facts += _decode(body)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             problem = Problem(offset, Fault.UNKNOWN, _unknown(body, error))
             continue
         records, offset = records + 1, offset + _RECORD_HEAD + len(body)
@@ -234,11 +235,11 @@ def _payload(view: memoryview, offset: int, stop: int) -> memoryview | Problem:
     return body
 
 
-def _unknown(body: memoryview, error: msgspec.MsgspecError) -> str:
+def _unknown(body: memoryview, error: Exception) -> str:
     try:
         for fact in msgspec.msgpack.decode(body, type=list[dict[str, object]]):
             if fact.get("t") not in _KINDS:
                 return f"it holds a fact of the kind {fact.get('t')!r}, which this ipamd does not know"
-    except msgspec.MsgspecError:
+    except MALFORMED:
         pass
     return f"it holds a fact that this ipamd does not understand ({error})"

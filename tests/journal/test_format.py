@@ -157,3 +157,11 @@ def test_a_file_can_be_listed_whatever_its_state() -> None:
     assert headless.records == 2
     assert "state file" in (headless.problem or "")
     assert "0 bytes" in (describe(b"").problem or "")
+
+
+@pytest.mark.parametrize("payload", [b"\x91\x81\xa1t\xa1\xff", b"\x91" * 5000], ids=["not UTF-8", "too deep"])
+def test_a_sound_record_of_what_cannot_be_decoded_is_no_crash(payload: bytes) -> None:
+    """Whatever lies under a right checksum, a scan ends with a problem: it never raises."""
+    problem = scan(record(msgspec.Raw(payload)), 0).problem
+    assert problem is not None
+    assert problem.fault is Fault.UNKNOWN
