@@ -74,10 +74,6 @@ def test_a_full_disk_refuses_add_in_words_and_still_takes_del(tmp_path: Path) ->
             assert "cannot append to the state file" in error["msg"]
             assert "make room" in error["msg"]
             assert sorted(entry["container"] for entry in daemon.get("/v1/allocations")) == sorted(held)
-            for attempt in range(20):
-                assert json.loads(daemon.post("ADD", f"refused-{attempt}")[1])["code"] == 5
-            lines = [line for line in daemon.log.read_text().splitlines() if "cannot write the state file" in line]
-            assert len(lines) == len(set(lines)) <= 2
             for container in held:
                 assert daemon.post("DEL", container)[0] == 200
             wait_for(lambda: etcd.get_prefix("/calico/ipam/v2/handle/k8s-pod-network.") == {})
