@@ -9,13 +9,14 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
 from ipamd import __version__
 from ipamd.api.access import Access, Peer, group_id
@@ -35,9 +36,10 @@ from ipamd.core import keys
 from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
-from ipamd.core.facts import Committed, Fact, Withdrawn
+from ipamd.core.facts import Committed, Fact, RangeAssigned, RangeCursors, RangeReleased, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord, RecordError
+from ipamd.core.regain import THIS_BOOT
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
@@ -45,6 +47,7 @@ from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
 from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
+from ipamd.journal.format import salvage
 from ipamd.journal.journal import Journal, OpenReport
 from ipamd.logs import get_logger
 from ipamd.metrics import Metrics
@@ -145,11 +148,26 @@ def open_journal(config: Config, boot: str) -> tuple[Journal, list[Fact], OpenRe
             "state file set aside",
             kept=str(kept),
             error=str(error),
-            lost="what was given out and released and had not reached the store; all that is held of host-local ranges",
+            lost="what was given out and released and had not reached the store",
             next="pods that the store knows keep their addresses; what was in reserve is kept from everybody for "
-            f"{config.quarantine:g} s; recreate pods with addresses of host-local ranges",
+            f"{config.quarantine:g} s; of host-local ranges is held what the whole records of the file say",
         )
-        return Journal.open(config.state_dir, config.node, boot)
+        journal, facts, report = Journal.open(config.state_dir, config.node, boot)
+        facts = [*facts, *_of_ranges(salvage(kept.read_bytes()))]
+        journal.append(facts)
+        return journal, facts, report
+
+
+def _of_ranges(facts: Iterable[Fact]) -> Iterator[Fact]:
+    """Those that say what is held of host-local ranges, which no store knows: only reasons to keep an address.
+
+    Any DEL of this boot ends them; whether they are of an earlier one is not known.
+    """
+    for fact in facts:
+        if isinstance(fact, RangeAssigned):
+            yield replace(fact, began=THIS_BOOT)
+        elif isinstance(fact, RangeReleased | RangeCursors):
+            yield fact
 
 
 class Daemon:

@@ -206,6 +206,17 @@ def describe(data: bytes) -> Contents:
     return Contents(header, committed, found.facts, found.records, problem)
 
 
+def salvage(data: bytes) -> list[Fact]:
+    """The facts of all whole records of a damaged file, in order; never raises. Those in between are missing."""
+    facts: list[Fact] = []
+    offset: int | None = HEADER_SIZE
+    while offset is not None:
+        found = scan(data, offset)
+        facts += found.facts
+        offset = None if found.problem is None else next_record(data, found.end)
+    return facts
+
+
 def next_record(data: bytes, offset: int) -> int | None:
     """Where the first whole record after ``offset`` begins, looking at every byte."""
     view = memoryview(data)

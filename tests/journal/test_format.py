@@ -19,6 +19,7 @@ from ipamd.journal.format import (
     frame,
     frames,
     next_record,
+    salvage,
     scan,
 )
 from tests.journal.examples import EACH_KIND, NODE, assigned, state
@@ -165,3 +166,19 @@ def test_a_sound_record_of_what_cannot_be_decoded_is_no_crash(payload: bytes) ->
     problem = scan(record(msgspec.Raw(payload)), 0).problem
     assert problem is not None
     assert problem.fault is Fault.UNKNOWN
+
+
+def test_all_whole_records_of_a_damaged_file_can_be_salvaged() -> None:
+    """Whichever record is damaged, the others' facts come, in order; a damaged header costs nothing."""
+    records = [(assigned(number),) for number in range(5)]
+    data = state(*records)
+    assert salvage(data) == [fact for (fact,) in records]
+    assert salvage(bytes(HEADER_SIZE) + data[HEADER_SIZE:]) == [fact for (fact,) in records]
+    offset = HEADER_SIZE
+    for number, record in enumerate(records):
+        middle = offset + len(frame(record)) // 2
+        damaged = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        assert salvage(damaged) == [fact for (fact,) in records if fact.at != number]
+        offset += len(frame(record))
+    assert salvage(b"") == []
+    assert salvage(data[:-1]) == [fact for (fact,) in records[:-1]]

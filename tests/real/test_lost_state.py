@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.calico_state import agreed
-from tests.daemon_process import POOLS, Daemon, wait_for
+from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
 
@@ -89,3 +89,25 @@ def ended(daemon: Daemon) -> int:
 def files(directory: Path) -> set[str]:
     """What is in a directory."""
     return {path.name for path in directory.iterdir()}
+
+
+def test_addresses_of_ranges_are_held_as_the_whole_records_say(etcd: EtcdProcess, start: Start) -> None:
+    """No store knows them: what the damaged file still tells is kept, so that none is given to a second pod."""
+    ranges = network(kind="host-local", subnet="10.9.0.0/28")
+    daemon = start("node-a", *POOLS)
+    held = {f"c{number}": daemon.add(f"c{number}", ranges, name="host-local") for number in range(8)}
+    daemon.delete("c7", ranges, name="host-local")
+    del held["c7"]
+    daemon.kill()
+    path = daemon.directory / "state" / "state"
+    path.write_bytes(flip_header(path.read_bytes()))
+    daemon.start()
+    for _ in range(2):
+        assert {container: daemon.add(container, ranges, name="host-local") for container in held} == held
+        assert {view["container"] for view in daemon.get("/v1/allocations")} == held.keys()
+        daemon.kill()
+        daemon.start()
+    fresh = [daemon.add(f"fresh{number}", ranges, name="host-local") for number in range(3)]
+    assert not [addresses for addresses in fresh if addresses in held.values()]
+    daemon.delete("c0", ranges, name="host-local")
+    assert "c0" not in {view["container"] for view in daemon.get("/v1/allocations")}

@@ -64,7 +64,7 @@ def test_a_restart_that_lost_the_state_gives_no_address_a_second_time(
 ) -> None:
     """Azure/azure-container-networking issue 1259: after a restart several pods ran with one address.
 
-    Guarded by the reserve's handle, which bears the state file's name (``Block.stranded``), and by ``core.regain``.
+    Guarded by the reserve's handle, which bears the state file's name (``keys.reserve_handle``), and by ``core.regain``.
     """
     results = tmp_path / "results"
     daemon = start("node-a", *POOLS, "--runtime-results-dir", str(results), "--etcd-timeout", "1")
