@@ -160,6 +160,24 @@ async def test_a_cut_watch_is_resumed_where_it_was(wire: Wire, server: ApiServer
         assert server.count("list pods") == 1
 
 
+async def test_a_pod_is_called_gone_only_while_the_api_is_heard(
+    wire: Wire, server: ApiServer, autojump_clock: MockClock
+) -> None:
+    """Not while a watch is cut: it may have come meanwhile. A pod of that name is there whatever its uid."""
+    async with wire.running() as cluster:
+        assert cluster.gone("default", "new")
+        assert not cluster.gone("default", "web")
+        await wire.cut()
+        server.put(pod("new", "u2"))
+        server.delete("pods", "web", "default")
+        await until(lambda: not cluster.connected)
+        assert not cluster.gone("default", "new")
+        assert not cluster.gone("default", "web")
+        wire.away = False
+        await until(lambda: cluster.gone("default", "web"))
+        assert not cluster.gone("default", "new")
+
+
 async def test_a_bookmark_moves_the_watch_on(wire: Wire, server: ApiServer, autojump_clock: MockClock) -> None:
     """After a bookmark the server may forget what was before it: the watch resumes without a list."""
     async with wire.running() as cluster:
