@@ -101,10 +101,14 @@ class Block:
         """Take in the committed image as of ``revision``; None: the block is not there."""
         free_before = [] if self.record is None else self.record.unallocated
         was_owned = self.owned
+        # A new image: whatever was under way expects the one before. The same image told again proves nothing.
+        overtaken = (revision, value) != (self.revision, self.value)
         self.record, self.value, self.revision = record, value, revision
-        self.doubtful = False  # whatever was under way expects an image that is no longer there
+        self.doubtful = self.doubtful and not overtaken
         self.owned = record is not None and record.affinity == host_affinity(self.node)
         ours, self.unreserved_bits = self._sort_ordinals()
+        if overtaken and record is not None:
+            self._adrift = {}
         self.withdrawn &= ours
         self._resolve_releases()
         usable = ours & ~self._wished()
@@ -146,7 +150,6 @@ class Block:
         self.unflushed = {
             o: a for o, a in self.desired.items() if self._holder(o) != a.handle and o not in self.contested
         }
-        self._adrift = {}  # whatever was under way then expects an image that is no longer there
         return ours, free
 
     def _note_other(self, ordinal: int, owner: Owner) -> None:

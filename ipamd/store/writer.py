@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from ipamd.core import keys, supply
 from ipamd.core.address import Cidr
+from ipamd.core.block import Block
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError
 from ipamd.core.facts import Committed, Fact
@@ -221,17 +222,19 @@ class Writer:
         self.progress.transactions += 1
         self.progress.operations += sum(map(len, sets))
         self._doubt = tuple({change.key for changes in sets for change in changes})
-        self._mark_doubtful(doubtful=True)
+        # What an earlier transaction left doubtful stays so: a refusal, be it for a handle, overtakes nothing.
+        doubted = [block for block in self._blocks_in_doubt() if not block.doubtful]
+        for block in doubted:
+            block.doubtful = True
         outcome = await self._store.commit(*sets, window=search.window if search else None)
-        self._mark_doubtful(doubtful=False)
+        for block in doubted:
+            block.doubtful = False
         self._doubt = ()
         return outcome
 
-    def _mark_doubtful(self, *, doubtful: bool) -> None:
-        for key in self._doubt:
-            block = self._ledger.blocks.get(str(keys.cidr_of(key))) if batch.is_block(key) else None
-            if block is not None:
-                block.doubtful = doubtful
+    def _blocks_in_doubt(self) -> list[Block]:
+        cidrs = (str(keys.cidr_of(key)) for key in self._doubt if batch.is_block(key))
+        return [self._ledger.blocks[cidr] for cidr in cidrs if cidr in self._ledger.blocks]
 
     def _announce(self) -> None:
         done, self.committed = self.committed, trio.Event()

@@ -13,7 +13,7 @@ from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Fact, Place
 from ipamd.core.records import attribute
 from ipamd.core.reserve import ReservePolicy
-from ipamd.store.base import ChangeSet, KeyRange, Outcome, Snapshot
+from ipamd.store.base import ChangeSet, KeyRange, Outcome, Snapshot, StoreUnavailableError
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 from tests.store.truth import at_rest, nobody_shares, view
@@ -385,6 +385,49 @@ async def test_a_withdrawn_address_is_not_handed_out_after_a_restart(
     line = {block.place(ordinal) for block in again.ledger.blocks.values() for ordinal in block.line()}
     assert line
     assert line <= left
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+async def test_what_a_life_gives_up_stays_given_up_when_a_transaction_of_the_last_arrives_late(
+    autojump_clock: MockClock, store: MemoryStore, answered: int
+) -> None:
+    """Killed while it assigns an address, started, told of the DEL, killed again: the release is not forgotten.
+
+    Neither the look after a start nor an answer that refuses a transaction says that the earlier one will not arrive.
+    """
+    late: list[Sequence[ChangeSet]] = []
+    left = [answered]
+    commit = store.commit
+
+    async def slow(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        late.append(alternatives)
+        await trio.sleep_forever()
+
+    async def lossy(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        left[0] -= 1
+        if left[0] < 0:
+            raise StoreUnavailableError("test: lost")
+        outcome = await commit(*alternatives, window=window)
+        assert outcome.chosen is None, "the new life does not know the handles yet"
+        return outcome
+
+    async with Node("n1", store, POLICY).running() as first:
+        await trio.sleep(1)
+        store.commit = slow  # type: ignore[method-assign]
+        await first.add(add_request("a"))
+        await trio.sleep(0.1)
+    store.commit = lossy  # type: ignore[method-assign]
+    second = Node("n1", store, POLICY, facts=first.journal)
+    second.delete("a")
+    async with second.running():
+        await trio.sleep(1)
+    assert left[0] < 0, "it tries to overtake the transaction"
+    store.commit = commit  # type: ignore[method-assign]
+    assert store.apply(late[0]).chosen == 0
+    third = Node("n1", store, POLICY, facts=list(second.ledger.checkpoint()))
+    async with third.running():
+        await trio.sleep(3)
+        at_rest(store, [third])
 
 
 async def test_an_unknown_outcome_is_looked_up_before_the_next_transaction(
