@@ -79,6 +79,10 @@ class Server:
         self._after_reply = after_reply
         self._connections: set[Connection] = set()
         self._accepting: dict[socket.socket, trio.CancelScope] = {}
+        self._idle: dict[Connection, None] = {}
+        """Those that wait for another request, the longest first."""
+        self._unheard: dict[Connection, None] = {}
+        """Those that we wait for, for a first request or the rest of one: the longest first."""
         self._stop_at = inf
         self.turned_away = 0
         """How many connections were refused because too many were open."""
@@ -158,18 +162,18 @@ class Server:
             nursery.start_soon(self._run, connection, wait)
 
     def _evict(self) -> bool:
-        """Close the connection that has been idle for longest; a client that was never served is not idle."""
-        idle = [
-            (connection.waiting_since, id(connection), connection)
-            for connection in self._connections
-            if connection.served and connection.waiting_since is not None
-        ]
-        if not idle:
-            return False
-        _since, _id, oldest = min(idle)
-        self._connections.discard(oldest)
-        oldest.scope.cancel()
-        return True
+        """Close the connection that has been idle for longest, or else kept us waiting; never one that we keep waiting.
+
+        A plugin sends its request as it connects. One that is closed before it did so, under a flood, tries again.
+        """
+        for waiting in (self._idle, self._unheard):
+            for oldest in waiting:
+                del waiting[oldest]
+                self._connections.discard(oldest)
+                oldest.begun = None  # not its slowness ends it: nothing is said
+                oldest.scope.cancel()
+                return True
+        return False
 
     async def _sweep(self) -> None:
         """End the connections that are overdue. One task for all: a timer for each request would cost more."""
@@ -202,6 +206,8 @@ class Server:
 
     def _close(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._idle.pop(connection, None)
+        self._unheard.pop(connection, None)
         connection.sock.close()
 
     def _explain(self, connection: Connection) -> None:
@@ -230,6 +236,7 @@ class Server:
                 parser.feed(data)
                 continue
             connection.begun = None
+            self._unheard.pop(connection, None)
             connection.replying = True
             answer = self._handler(request, connection.peer)
             if not isinstance(answer, Response):
@@ -266,7 +273,10 @@ class Server:
         if self._stop_at < inf and not connection.parser.partial:
             return False
         connection.expect(trio.current_time(), self._limits)
+        waiting = self._idle if connection.begun is None else self._unheard
+        waiting.setdefault(connection)  # who sends bit by bit keeps his place
         await trio.lowlevel.wait_readable(connection.sock)
+        self._idle.pop(connection, None)
         connection.waiting_since = None
         connection.due = inf
         return True

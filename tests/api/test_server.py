@@ -452,6 +452,34 @@ async def test_the_oldest_idle_connection_makes_room(tmp_path, mock_clock):
         assert run.server.turned_away == 0
 
 
+@pytest.mark.parametrize("sent", [b"", GET[:10]])
+async def test_who_does_not_finish_a_request_makes_room(tmp_path, mock_clock, sent):
+    """Where nobody is idle, the one goes who has kept the daemon waiting for longest; who waits for a reply stays."""
+    go_on = trio.Event()
+
+    async def handler(request, peer):
+        if request.path == "/slow":
+            await go_on.wait()
+        return echo(request, peer)
+
+    async with running(tmp_path, handler) as run:
+        busy = await run.connect()
+        await busy.send(get("/slow"))
+        await wait_all_tasks_blocked()
+        old, young = await run.connect(), await run.connect()
+        for client in (old, young):
+            await client.send(sent)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(0.5)
+        newcomer = await run.connect()
+        assert (await newcomer.ask(GET))[0] == 200
+        assert await old.at_end()
+        assert (await young.ask(GET[len(sent) :]))[0] == 200
+        go_on.set()
+        assert await busy.receive() == (200, b"/slow")
+        assert run.server.turned_away == 0
+
+
 async def test_each_of_a_burst_gets_its_own_room(tmp_path, mock_clock):
     """Newcomers accepted at once close one idle connection each, and the limit holds."""
     async with running(tmp_path) as run:
