@@ -43,7 +43,7 @@ from ipamd.core.regain import THIS_BOOT
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
-from ipamd.host import bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
+from ipamd.host import allow_files, bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
 from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
@@ -67,6 +67,9 @@ GRACE = 2.0
 
 START_AGAIN = 75
 """The exit code (EX_TEMPFAIL) that asks the supervisor for a new start."""
+
+OWN_FILES = 128
+"""Files to be left for others than the API's clients: the state file, its checkpoint, the store, Kubernetes."""
 
 DRAIN_GRACE = 30.0
 """Seconds that a drain at the end may take."""
@@ -317,7 +320,7 @@ class Daemon:
 
     def _listen(self) -> list[tuple[Server, socket.socket]]:
         config, api = self.config, self.config.api
-        limits = Limits(api.max_connections, api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
+        limits = Limits(self._max_connections(), api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
         access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
         served = self._served if config.log_level == "debug" else None
         server = Server(
@@ -352,6 +355,15 @@ class Daemon:
             server.abandon(listener)
             listener = successor
             await serving.start(server.serve, listener)
+
+    def _max_connections(self) -> int:
+        """How many connections a server may have, so that files are left for the state file and the store."""
+        wanted, servers = self.config.api.max_connections, 1 + bool(self.config.metrics_address)
+        files = allow_files(servers * wanted + OWN_FILES)
+        possible = min(wanted, max(1, (files - OWN_FILES) // servers))
+        if possible < wanted:
+            _log.warning("fewer connections than configured: raise the limit of open files", max=possible, files=files)
+        return possible
 
     async def _run_store(self) -> None:
         """Open the store and keep reading and writing it."""

@@ -1,10 +1,11 @@
-"""What the daemon takes from its host: clocks, boot id, signals, the node's lock, a TCP listener.
+"""What the daemon takes from its host: clocks, boot id, signals, the node's lock, open files, a TCP listener.
 
 Imports of ipamd only ``core`` and ``config``.
 """
 
 import hashlib
 import os
+import resource
 import signal
 import socket
 import time
@@ -45,6 +46,16 @@ def only_daemon(config: Config) -> socket.socket:
             f"cannot serve node {config.node}: another ipamd on this host does, with the same store; stop that one",
         ) from error
     return lock
+
+
+def allow_files(wanted: int) -> int:
+    """Let this process have so many files open, or as many as the host lets it; returns how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in (resource.RLIM_INFINITY, wanted) or soft > wanted:
+        return wanted
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def bind_tcp(address: str) -> socket.socket:

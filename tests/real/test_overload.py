@@ -1,0 +1,76 @@
+"""More clients than a daemon may have: what they take is bounded, and the ADDs of others are answered."""
+
+import resource
+import socket
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_process import POOLS, Daemon, addresses_of
+
+pytestmark = pytest.mark.real
+
+CONNECTIONS = 10_000
+HALVES = (b"", b"POST /v1/cni HTTP/1.1\r\nHost: ip", b"GET /healthz HTTP/1.1\r\nHost: ipamd\r\n\r\n")
+"""What such a client has sent: nothing, half a request, or one and then no more."""
+TEN_SECONDS = struct.pack("ll", 10, 0)
+ROUNDS = 300
+MANY_TIMES = 20
+"""What p99 may be of what it was: twice is what it is made for, on a machine that does nothing else."""
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """As many as the clients need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CONNECTIONS + 500:
+        pytest.skip(f"a process may have no more than {hard} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def p99_of_adds(daemon: Daemon, prefix: str) -> float:
+    """Milliseconds of an ADD on a connection of its own; each must be answered, and is undone."""
+    taken = []
+    for number in range(ROUNDS):
+        began = time.perf_counter()
+        status, body = daemon.post("ADD", f"{prefix}{number}")
+        taken.append(1000 * (time.perf_counter() - began))
+        assert status == 200, body
+        assert addresses_of(body)
+        assert daemon.post("DEL", f"{prefix}{number}")[0] == 200
+    return statistics.quantiles(taken, n=100)[98]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [("-Sn 1024", 1000), ("-n 256", 100)])
+def test_ten_thousand_clients_that_say_nothing_keep_no_pod_waiting(
+    tmp_path: Path, descriptors: None, limit: str, kept: int
+) -> None:
+    """Beside 10,000 connections that are idle or have sent half a request, each ADD is answered, and as quickly.
+
+    Also where the daemon may have fewer files open than its configuration wants.
+    """
+    limited = ("/bin/bash", "-c", f'ulimit {limit}; exec "$@"', "limited")
+    with Daemon(tmp_path / "d", "node-a", *POOLS, wrapper=limited) as daemon, ExitStack() as stack:
+        alone = p99_of_adds(daemon, "alone")
+        for number in range(CONNECTIONS):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TEN_SECONDS)
+            client.connect(str(daemon.socket))
+            client.send(HALVES[number % len(HALVES)])
+        daemon.wait_ready()  # the last of them are still to be accepted
+        crowded = p99_of_adds(daemon, "crowded")
+        open_now = daemon.metric("ipamd_connections")
+        sys.stdout.write(
+            f"p99 of an ADD {alone:.2f} ms alone, {crowded:.2f} ms beside {CONNECTIONS} connections"
+            f" ({open_now:.0f} of them kept): {crowded / alone:.1f} times\n"
+        )
+        assert open_now > kept
+        assert crowded < MANY_TIMES * alone
