@@ -48,6 +48,9 @@ class Quarantine(Struct, frozen=True):
 TOMBSTONE_AGE = 15 * 60 * 1_000_000_000
 """How long a DEL is remembered against an ADD that began before it (ns): no runtime waits as long for an ADD."""
 
+MAX_TOMBSTONES = 100_000
+"""How many DELs are remembered, the last ones: a hundred a second for as long. Some 25 MB of memory, 10 of the file."""
+
 MAX_STRAYS = 1000
 """How many deleted handles are remembered until they were looked up in the store: a bound, not a promise."""
 
@@ -503,8 +506,9 @@ class Ledger:
         self.histories += 1
 
     def forget_tombstones(self, now: int) -> None:
-        """Drop the marks of DELs too old to matter, or of another boot; ``now`` is CLOCK_BOOTTIME (ns)."""
-        self.tombstones = {a: t for a, t in self.tombstones.items() if now - TOMBSTONE_AGE < t <= now}
+        """Drop the marks of DELs too old to matter, too many, or of another boot; ``now`` is CLOCK_BOOTTIME (ns)."""
+        young = [(a, t) for a, t in self.tombstones.items() if now - TOMBSTONE_AGE < t <= now]
+        self.tombstones = dict(young[-MAX_TOMBSTONES:])
 
     # --- views ------------------------------------------------------------------------------------------------
 
