@@ -159,7 +159,7 @@ class BlockRecord:
     @property
     def deleted(self) -> bool:
         """Softly deleted: to be treated as absent."""
-        return self._fields.get("deleted") == b"true"
+        return bytes(self._fields.get("deleted", b"")) == b"true"  # a Raw equals no bytes
 
     @property
     def empty(self) -> bool:

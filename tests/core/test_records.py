@@ -193,6 +193,15 @@ def test_old_affinities_are_confirmed_ones(value: bytes, state: str) -> None:
     assert affinity_state(value) == state
 
 
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_softly_deleted_block_says_so(deleted: bool) -> None:
+    """It is to be treated as absent."""
+    value = new_block(parse_cidr("10.0.0.0/30"), "host:n1", 1).encode()
+    assert (
+        BlockRecord(value.replace(b'"deleted":false', f'"deleted":{json.dumps(deleted)}'.encode())).deleted == deleted
+    )
+
+
 def test_a_handle_that_holds_nothing_is_deleted() -> None:
     """A handle without a block has no record; a softly deleted one holds nothing."""
     handle = HandleRecord(b'{"block":{"10.0.0.0/30":1},"deleted":false}')
