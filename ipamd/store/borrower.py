@@ -72,12 +72,13 @@ class Borrower:
         if not chunk:
             await self._press(pool)
             return ROUND / 1e9
-        snapshot = await self._store.read(chunk)
-        for index, found in enumerate(snapshot.records):
+        read = {record.key: record for record in (await self._store.read(chunk)).records}
+        line = [read[key] for key in chunk if key in read]  # the node's own order: in the keys' all would meet
+        for index, found in enumerate(line):
             await self._use(pool, hunt, found)
             if not supply.to_borrow(self._ledger, pool, self._now().boot):
                 hunt.end()
-                for unused in reversed(snapshot.records[index + 1 :]):
+                for unused in reversed(line[index + 1 :]):
                     hunt.again(unused.key)
                 break
         return 0.0

@@ -156,6 +156,24 @@ async def test_what_was_borrowed_in_advance_goes_back_when_it_is_idle(
         at_rest(store, [node], strangers=[OTHER])
 
 
+async def test_nodes_that_borrow_at_once_begin_at_different_blocks(autojump_clock: MockClock) -> None:
+    """One read brings several blocks, to all nodes the same: each goes through them in an order of its own."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/25", blockSize=29))
+    for index in range(16):
+        put_block(store, f"10.0.0.{index * 8}/29", "host:other", 0)
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(Node(f"n{number}", store).running()) for number in range(8)]
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(node.add, add_request(node.ledger.node))
+        assert len({block for node in nodes for block in node.ledger.blocks}) > 4
+        for node in nodes:
+            await node.flushed()
+        at_rest(store, nodes, strangers=[OTHER])
+
+
 async def test_the_nodes_own_block_comes_first(autojump_clock: MockClock) -> None:
     """Addresses of the node's own block are handed out before those that it borrowed, also if they came back later."""
     store = MemoryStore(delay=0.001)
