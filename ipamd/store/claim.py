@@ -45,17 +45,27 @@ class Search:
         self._taken: set[str] = set()
         low, high = (keys.block_key(pool.block(index)) for index in (0, pool.blocks - 1))
         self._prefix = _common_prefix(low, high)
-        self._cursor = self._prefix
-        self._covered_to = ""
+        # Not at the beginning of a large pool: all who search would see the same holes, and be in one another's way.
+        own = keys.block_key(next(walk(node, pool)))
+        self._first = self._cursor = own if pool.blocks > WINDOW else self._prefix
+        self._end = self._prefix + _END
+        self._windows = 0
+        self._wrapped = self._complete = False
 
     def candidates(self) -> list[Cidr]:
         """The next blocks to try: holes that the windows showed, else the next of the walk; none: it is exhausted."""
         # Nothing is known yet, or all is: then every step that finds no hole finds a block that is taken.
-        if self._covered_to in ("", _END):
+        if not self._windows or self._complete:
             return list(islice(self._untried(walk(self._node, self.pool)), TRIES))
         ahead = islice(walk(self._node, self.pool), LOOK_AHEAD)
-        holes = (cidr for cidr in self._untried(ahead) if keys.block_key(cidr) < self._covered_to)
+        holes = (cidr for cidr in self._untried(ahead) if self._covered(keys.block_key(cidr)))
         return list(islice(holes, TRIES)) or list(islice(self._untried(walk(self._node, self.pool)), TRIES))
+
+    def _covered(self, key: str) -> bool:
+        """Whether a window showed all that there is around a key."""
+        if self._wrapped:
+            return key >= self._first or key < self._cursor
+        return self._first <= key < self._cursor
 
     def _untried(self, candidates: Iterable[Cidr]) -> Iterator[Cidr]:
         return (cidr for cidr in islice(candidates, MAX_STEPS) if keys.block_key(cidr) not in self._taken)
@@ -63,7 +73,7 @@ class Search:
     @property
     def window(self) -> KeyRange:
         """The keys to return if no candidate is free."""
-        return KeyRange(self._cursor, self._prefix + _END, WINDOW)
+        return KeyRange(self._cursor, self._end, WINDOW)
 
     def learn(self, tried: Sequence[Cidr], outcome: Outcome) -> None:
         """Take in the answer to a transaction in which no candidate was free."""
@@ -74,11 +84,18 @@ class Search:
             ):
                 self._taken.add(key)
         self._taken.update(outcome.window)
-        if len(outcome.window) < WINDOW:
-            self._covered_to = _END
-        else:
-            self._covered_to = outcome.window[-1]
+        self._windows += 1
+        if len(outcome.window) == WINDOW:
             self._cursor = outcome.window[-1] + "\0"
+        elif self._wrapped or self._first == self._prefix:
+            self._complete = True
+        else:  # the windows came to the end: what is left is before the first
+            self._wrapped, self._cursor, self._end = True, self._prefix, self._first
+
+    def learn_all(self, existing: Iterable[str]) -> None:
+        """Take in the keys of all blocks there are."""
+        self._taken.update(existing)
+        self._complete = True
 
     def bar(self, cidr: Cidr) -> None:
         """Never try this block: it is this node's already, or has no address that may be assigned."""

@@ -356,7 +356,7 @@ class Writer:
             return
         search = self._search(pool)
         for page in await self.borrower.pages_of(pool):
-            search.learn([], Outcome(None, 0, {}, page))
+            search.learn_all(page)
         if await self._options(pool, search):
             reserve.reopen()
             self.wake()

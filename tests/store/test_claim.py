@@ -89,9 +89,13 @@ class Taken:
             free = [cidr for cidr in tried if keys.block_key(cidr) not in self.keys]
             if free:
                 return free[0]
-            window = search.window
-            found = tuple(key for key in self.keys if window.start <= key < window.end)[: window.limit]
-            search.learn(tried, Outcome(None, 1, {keys.block_key(cidr): None for cidr in tried}, found))  # type: ignore[dict-item,misc] # only the keys count
+            search.learn(tried, self.answer(search, tried))
+
+    def answer(self, search: Search, tried: Iterable[Cidr]) -> Outcome:
+        """What a transaction says of which no candidate was free."""
+        window = search.window
+        found = tuple(key for key in self.keys if window.start <= key < window.end)[: window.limit]
+        return Outcome(None, 1, {keys.block_key(cidr): None for cidr in tried}, found)  # type: ignore[dict-item,misc] # only the keys count
 
 
 POOLS = st.sampled_from(
@@ -138,6 +142,21 @@ def test_the_only_free_block_beyond_the_look_ahead_is_found() -> None:
     last = list(walk("n1", huge))[-1]
     taken = Taken(block for block in (huge.block(index) for index in range(16384)) if block != last)
     assert taken.look(Search("n1", huge)) == last
+
+
+def test_nodes_that_met_only_taken_blocks_go_on_at_different_ones() -> None:
+    """Of nodes that search a large pool at once nearly all try a block of their own next: each sees other holes."""
+    big = of_blocks(8192)
+    taken = Taken(big.block(index) for index in range(8192) if index % 5)
+    there, second = set(taken.keys), []
+    for number in range(300):
+        search = Search(f"node-{number}", big)
+        tried = search.candidates()
+        if there.issuperset(map(keys.block_key, tried)):
+            search.learn(tried, taken.answer(search, tried))
+            second.append(search.candidates()[0])
+    assert len(second) > 100
+    assert len(set(second)) > len(second) * 0.9
 
 
 def test_a_barred_block_is_never_tried() -> None:
