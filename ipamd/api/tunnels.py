@@ -63,11 +63,22 @@ class Tunnels:
             assigned = await self._assign(asked)
             if self._durable is not None:
                 await self._durable((assigned,))
+            view = self._given(wanted.type, asked)
         except RefusedError as error:
             return _refusal(error)
         except NotDurableError as error:
             return _refusal(RefusedError(Code.IO_FAILURE, str(error)))
-        return _json(next(view for view in views.tunnels(self._ledger) if view.type == wanted.type))
+        return _json(view)
+
+    def _given(self, kind: str, asked: AddRequest) -> views.TunnelView:
+        view = next((each for each in views.tunnels(self._ledger) if each.type == kind), None)
+        if view is None:
+            raise RefusedError(
+                Code.DELETED,
+                f"cannot assign an address to {asked.subject}: it was released while it was being assigned; "
+                "ask again if it is still wanted",
+            )
+        return view
 
     async def _assign(self, asked: AddRequest) -> Assigned:
         if asked.attachment not in self._ledger.holdings:

@@ -231,6 +231,25 @@ async def test_durability(autojump_clock: MockClock) -> None:
     assert path.log[-1] == "durable ends"
 
 
+async def test_a_release_overtakes_the_answer(autojump_clock: MockClock) -> None:
+    """Whoever asked is told that the address is gone: nobody hears of one that was released meanwhile."""
+    path = Path(durable=True)
+    path.supply("10.0.0.0/29", 4)
+    answers = []
+
+    async def ask() -> None:
+        answers.append(await give(path))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert release(path).status == 204
+        path.written.set()
+    problem = "it was released while it was being assigned; ask again if it is still wanted"
+    msg = f"cannot assign an address to this node's vxlanTunnelAddress: {problem}"
+    assert answers == [(409, {"code": 103, "msg": msg})]
+
+
 async def test_a_pods_garbage_collection_leaves_it(path: Path) -> None:
     """It belongs to no network, so that no runtime's list of attachments ends it."""
     await give(path)
