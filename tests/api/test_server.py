@@ -112,6 +112,11 @@ class Running:
         """Remember what was answered."""
         self.replies.append((request.path, response.status, peer))
 
+    async def seen(self, connections):
+        """Wait until the server has accepted so many: the kernel may tell it later than its client."""
+        while self.server.connections < connections:
+            await wait_all_tasks_blocked(0.001)
+
     async def connect(self):
         """Return a new client, which is closed at the end of the test."""
         self.clients.append(Client(await trio.open_unix_socket(os.fspath(self.path))))
@@ -465,12 +470,16 @@ async def test_who_does_not_finish_a_request_makes_room(tmp_path, mock_clock, se
     async with running(tmp_path, handler) as run:
         busy = await run.connect()
         await busy.send(get("/slow"))
-        await wait_all_tasks_blocked()
-        old, young = await run.connect(), await run.connect()
-        for client in (old, young):
-            await client.send(sent)
-            await wait_all_tasks_blocked()
-            mock_clock.jump(0.5)
+        old = await run.connect()
+        await run.seen(2)
+        await old.send(sent)
+        await wait_all_tasks_blocked(0.02)
+        mock_clock.jump(0.5)
+        young = await run.connect()
+        await run.seen(3)
+        await young.send(sent)
+        await wait_all_tasks_blocked(0.02)
+        mock_clock.jump(0.5)
         newcomer = await run.connect()
         assert (await newcomer.ask(GET))[0] == 200
         assert await old.at_end()
