@@ -87,8 +87,9 @@ class Search:
         self._windows += 1
         if len(outcome.window) == WINDOW:
             self._cursor = outcome.window[-1] + "\0"
-        elif self._wrapped or self._first == self._prefix:
-            self._complete = True
+        elif self._wrapped or self._first == self._prefix:  # all was shown; round again, for others claim meanwhile
+            self._complete, self._wrapped = True, False
+            self._cursor, self._end = self._first, self._prefix + _END
         else:  # the windows came to the end: what is left is before the first
             self._wrapped, self._cursor, self._end = True, self._prefix, self._first
 

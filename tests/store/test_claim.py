@@ -159,6 +159,20 @@ def test_nodes_that_met_only_taken_blocks_go_on_at_different_ones() -> None:
     assert len(set(second)) > len(second) * 0.9
 
 
+@pytest.mark.parametrize("node", ["n1", "n2", "n3", "n4"])
+def test_blocks_that_others_claim_meanwhile_are_not_tried_one_by_one(node: str) -> None:
+    """All holes of a pool are taken after a search saw them: it learns so from a few windows, not by trying each."""
+    big, search = of_blocks(1024), Search(node, of_blocks(1024))
+    some, full = Taken(big.block(index) for index in range(1024) if index % 4), Taken(map(big.block, range(1024)))
+    for _ in range(1024 // WINDOW + 2):
+        search.learn([], some.answer(search, []))
+    transactions = 0
+    while tried := search.candidates():
+        search.learn(tried, full.answer(search, tried))
+        transactions += 1
+    assert transactions <= 1024 // WINDOW + 2
+
+
 def test_a_barred_block_is_never_tried() -> None:
     """A block with nothing to give is left out, and a pool of such blocks is exhausted."""
     small = of_blocks(4)
