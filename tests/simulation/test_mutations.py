@@ -19,7 +19,6 @@ FOUND = {
     "drops the tombstone of a DEL": 3,
     "gives a repeated ADD another address": 0,
     "believes only the store when it starts": 22,
-    "lets an older word of the store replace a newer one": 218,
     "writes a block whatever became of it since it was read": 19,
     "takes a transaction without an answer for done": 3,
     "leaves the pods' handles out of the transaction": 0,
@@ -45,6 +44,7 @@ def test_a_deliberate_bug_is_found(name: str) -> None:
 def test_every_deliberate_bug_is_one_that_this_list_knows() -> None:
     """None is left out but those that take too many seeds to be looked for here."""
     assert MUTATIONS.keys() - FOUND.keys() == {
+        "lets an older word of the store replace a newer one",
         "drops from a checkpoint what is appended while it is written",
         "leaves what is being released out of a checkpoint",
         "forgets a reboot",
