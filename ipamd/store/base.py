@@ -8,11 +8,13 @@ change. One contract suite (``tests/store/test_contract.py``) is run against eve
 May import nothing of ipamd outside ``core``.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import Struct
+
+from ipamd.core.facts import Committed
 
 
 class StoreUnavailableError(Exception):
@@ -106,6 +108,12 @@ class Snapshot(Struct, frozen=True):
 
     revision: int
     records: tuple[Record, ...]
+
+    def facts(self, names: Iterable[str] = ()) -> list[Committed]:
+        """The records as facts; the keys of ``names`` that have none were asked for and are absent."""
+        found = [Committed(record.key, record.revision, record.value) for record in self.records]
+        present = {record.key for record in self.records}
+        return found + [Committed(key, self.revision, None) for key in names if key not in present]
 
 
 class Event(Struct, frozen=True):

@@ -42,9 +42,7 @@ def _in_doubt(ledger: Ledger, place: Place, want: Want, now: int) -> bool:
 async def look(store: Store, places: Iterable[Place]) -> list[Committed]:
     """What the store has at the blocks of these places."""
     block_keys = sorted({keys.block_key(parse_cidr(place.block)) for place in places})
-    snapshot = await store.read(block_keys)
-    found = {record.key: Committed(record.key, record.revision, record.value) for record in snapshot.records}
-    return [found.get(key, Committed(key, snapshot.revision, None)) for key in block_keys]
+    return (await store.read(block_keys)).facts(block_keys)
 
 
 def pause(ledger: Ledger, now: int) -> float | None:

@@ -175,12 +175,8 @@ class Sync:
             for claim in unsettled:
                 await self._repair(claim, blocks)
             blocks = await self._read(sorted(wanted))
-        present = {record.key for record in blocks.records}
         self._ledger.synced = True
-        self._record(
-            [Committed(record.key, record.revision, record.value) for record in blocks.records]
-            + [Committed(key, blocks.revision, None) for key in wanted - present]
-        )
+        self._record(blocks.facts(wanted))
 
     def _reserved_in(self, records: Sequence[Record]) -> set[str]:
         """The keys of the blocks in which the handle of the reserve, if it is among the records, counts addresses.
@@ -205,7 +201,7 @@ class Sync:
         cidrs = {cidr for record in found.records for cidr in handle_blocks(record.value)}
         if cidrs:
             blocks = await self._read(sorted(map(keys.block_key, cidrs)))
-            self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
+            self._record(blocks.facts())
 
     def _is_fact(self, key: str) -> bool:
         return not key.startswith((self._reserves, self._affinities, keys.PRESSURE))
@@ -316,7 +312,7 @@ class Sync:
         unknown = (claimed | self._reserved_in(records)) - self._followed
         if unknown:
             blocks = await self._read(sorted(unknown))
-            self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
+            self._record(blocks.facts())
 
 
 def _block_owner(cidr: Cidr, blocks: Snapshot) -> str | None:

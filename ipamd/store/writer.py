@@ -19,7 +19,7 @@ from ipamd.core.address import Cidr
 from ipamd.core.block import Block
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError
-from ipamd.core.facts import Committed, Fact
+from ipamd.core.facts import Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import handle_blocks
@@ -243,17 +243,8 @@ class Writer:
     async def _look_again(self) -> None:
         """The outcome of the last transaction is not known: see what became of its records."""
         snapshot = await self._store.read(self._doubt)
-        records = {record.key: record for record in snapshot.records}
-        self._known.learn(self._doubt, records)
-        self._record(
-            [
-                Committed(key, records[key].revision, records[key].value)
-                if key in records
-                else Committed(key, snapshot.revision, None)
-                for key in self._doubt
-                if batch.is_block(key)
-            ]
-        )
+        self._known.learn(self._doubt, {record.key: record for record in snapshot.records})
+        self._record([fact for fact in snapshot.facts(self._doubt) if batch.is_block(fact.key)])
         self._doubt = ()
         self._announce()
 
@@ -265,7 +256,7 @@ class Writer:
         cidrs -= {block.net for block in self._ledger.blocks.values()}
         if cidrs:
             blocks = await self._store.read(sorted(map(keys.block_key, cidrs)))
-            self._record([Committed(record.key, record.revision, record.value) for record in blocks.records])
+            self._record(blocks.facts())
         for handle, deleted in strays.items():
             del self._ledger.strays[handle]
             facts = self._ledger.unclaimed(deleted.attachment, [handle], deleted.started)
