@@ -310,7 +310,7 @@ class Ledger:
     def _has_free(self, pool: str) -> bool:
         """Whether this node's blocks of a pool have addresses that it did not reserve yet."""
         return any(
-            block.owned and (block.unreserved_bits | block.cooled) & ~self.settings.reserved_in(block.net)
+            block.owned and (block.unreserved_bits | block.cooled) & ~self.settings.barred_in(block.net)
             for block in self._by_pool.get(pool, ())
         )
 
@@ -447,7 +447,7 @@ class Ledger:
 
     def _withdraw_reserved(self, block: Block) -> None:
         """Take what an IPReservation keeps from everybody out of the reserve, in the step in which it is known."""
-        barred = self.settings.reserved_in(block.net) & block.reserve_bits
+        barred = self.settings.barred_in(block.net) & block.reserve_bits
         if barred:
             block.withdraw(ordinals_of(barred))
 

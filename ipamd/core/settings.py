@@ -90,7 +90,7 @@ class Settings:
                 self._broken[name] = str(error)
             raise
 
-    def reserved_in(self, block: Cidr) -> int:
+    def barred_in(self, block: Cidr) -> int:
         """Bitmap of a block's ordinals that a reservation keeps from automatic assignment."""
         bits = 0
         for cidrs in self.reservations.values():

@@ -44,7 +44,7 @@ def reservable(ledger: Ledger, block: Block, record: BlockRecord, *, waiting: bo
 
     What has cooled comes last: to edit the image (``batch``) frees it.
     """
-    barred = ledger.settings.reserved_in(block.net)
+    barred = ledger.settings.barred_in(block.net)
     cooled = [ordinal for ordinal in ordinals_of(block.cooled) if record.allocations[ordinal] is not None]
     free = [ordinal for ordinal in (*record.unallocated, *cooled) if not barred >> ordinal & 1]
     return free if waiting or block.net.size < SPARE_FROM else free[: max(0, len(free) - SPARE)]
