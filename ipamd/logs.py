@@ -161,31 +161,6 @@ class Output:
         return True
 
 
-class Repeats:
-    """Lets an event that may recur at any rate through once in ``seconds`` for each key."""
-
-    def __init__(self, seconds: float, keys: int = 1024) -> None:
-        self._seconds = seconds
-        self._keys = keys
-        self._last: dict[str, tuple[float, int]] = {}
-
-    def admit(self, key: str, now: float) -> int | None:
-        """How many were held back since the last one let through; None: hold this one back as well.
-
-        ``now`` is the time in seconds on any clock that does not go back. At most ``keys`` keys are remembered:
-        the one whose last event was let through first is forgotten first.
-        """
-        since, held = self._last.get(key, (-math.inf, 0))
-        if now - since < self._seconds:
-            self._last[key] = (since, held + 1)
-            return None
-        self._last.pop(key, None)
-        if len(self._last) >= self._keys:
-            del self._last[next(iter(self._last))]
-        self._last[key] = (now, 0)
-        return held
-
-
 def render_logfmt(values: Mapping[str, Any]) -> str:
     """``key=value`` pairs; a value with anything but plain characters is a JSON string."""
     return " ".join(f"{_KEY.sub('_', key)}={_logfmt_value(_scalar(value))}" for key, value in values.items())

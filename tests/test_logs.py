@@ -277,21 +277,3 @@ def test_a_full_disk_does_not_stop_the_daemon() -> None:
         output = logs.configure("info", "logfmt", stream)
         logs.get_logger("api").info("x")
     assert output.dropped == 1
-
-
-def test_a_repeated_event_passes_once_in_its_time_for_each_key() -> None:
-    """The next one let through says how many were held back."""
-    repeats = logs.Repeats(10)
-    assert [repeats.admit("a", now) for now in (0.0, 1.0, 9.9)] == [0, None, None]
-    assert repeats.admit("b", 5.0) == 0
-    assert [repeats.admit("a", now) for now in (10.0, 19.9, 20.0, 40.0)] == [2, None, 1, 0]
-
-
-def test_repeats_remember_a_bounded_number_of_keys() -> None:
-    """A key is often somebody's input: the one let through longest ago is forgotten."""
-    repeats = logs.Repeats(10, keys=2)
-    assert [repeats.admit(key, 0.0) for key in ("a", "b", "c")] == [0, 0, 0]
-    assert [repeats.admit(key, 1.0) for key in ("c", "b")] == [None, None]
-    assert repeats.admit("a", 1.0) == 0
-    assert repeats.admit("a", 20.0) == 0, "a key that is known takes nobody's place"
-    assert repeats.admit("c", 20.0) == 1
