@@ -7,6 +7,7 @@
 #   make soak-kill  KILLS=n times kill -9 of daemons under load, on real etcd, with the real plugin
 #   make soak-outage  what befalls an etcd in a year, under real daemons: with an outage of PAUSE seconds
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
+#   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed system clean
+.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -67,6 +68,9 @@ soak-outage: $(VENV)/.dev-stamp $(PLUGIN)
 
 soak-mixed: $(VENV)/.dev-stamp $(PLUGIN)
 	IPAMD_MIXED_OPERATIONS=10000 $(BIN)/python -m pytest tests/calico/test_mixed_writers.py
+
+scale: $(VENV)/.dev-stamp
+	@$(BIN)/python -m tests.scale
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:

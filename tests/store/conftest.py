@@ -11,6 +11,7 @@ from ipamd.store.embedded import EmbeddedStore
 from ipamd.store.etcd import EtcdSettings, EtcdStore
 from tests.etcd_process import EtcdProcess
 from tests.memory_store import MemoryStore
+from tests.scale.store import IndexedStore
 
 _numbers = itertools.count()
 
@@ -64,7 +65,19 @@ def of_memory(_: EtcdProcess, __: Path) -> Subject:
     return Subject(store, forget)
 
 
-@pytest.fixture(params=[of_etcd, of_embedded, of_memory], ids=["etcd", "embedded", "memory"])
+def of_indexed(_: EtcdProcess, __: Path) -> Subject:
+    """The fake with indexes, for clusters of thousands of nodes."""
+    store = IndexedStore()
+
+    async def forget(revision: int) -> None:
+        store.compacted = revision
+
+    return Subject(store, forget)
+
+
+@pytest.fixture(
+    params=[of_etcd, of_embedded, of_memory, of_indexed], ids=["etcd", "embedded", "memory", "memory with indexes"]
+)
 async def subject(request: pytest.FixtureRequest, etcd: EtcdProcess, tmp_path: Path) -> AsyncIterator[Subject]:
     """Each store in turn."""
     made: Subject = request.param(etcd, tmp_path)
