@@ -8,12 +8,15 @@
 #   make soak-outage  what befalls an etcd in a year, under real daemons: with an outage of PAUSE seconds
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
+#   make fuzz    hostile requests at a daemon's socket, damaged input at every parser: REQUESTS=n of each
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
 METRICS ?= 127.0.0.1:9178
 SEEDS ?= 2000
 KILLS ?= 1000
+REQUESTS ?= 1000000
+SEED ?= 1
 PAUSE ?= 60
 
 # Relative, because make splits names at spaces and the checkout's path may have some.
@@ -24,7 +27,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale system clean
+.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale fuzz system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -71,6 +74,10 @@ soak-mixed: $(VENV)/.dev-stamp $(PLUGIN)
 
 scale: $(VENV)/.dev-stamp
 	@$(BIN)/python -m tests.scale
+
+fuzz: $(VENV)/.dev-stamp
+	$(BIN)/python -m tests.fuzz --parsers --requests $(REQUESTS) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) --seed $(SEED)
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:
