@@ -1,7 +1,10 @@
 """Calls of the CNI plugin as requests, and a daemon's request path around a ledger, without sockets or a store."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -20,6 +23,8 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from tests.core.blocks import image
 from tests.nodes import pool_record
+
+T = TypeVar("T")
 
 ROOT = Peer(pid=1, uid=0, gid=0)
 NODE = "n1"
@@ -141,6 +146,25 @@ class Path:
         """Answer a request, waiting if need be."""
         response = self.handlers.cni(request, ROOT)
         return response if isinstance(response, Response) else await response
+
+    def asked(self, *requests: Request) -> AbstractAsyncContextManager[list[Response]]:
+        """Requests under way; their answers."""
+        return under_way(*(partial(self.answer, request) for request in requests))
+
+
+@asynccontextmanager
+async def under_way(*calls: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]:
+    """Calls that wait: inside, all began a second ago; after it, all have returned. Yields what was returned, the first first."""
+    returned: list[T] = []
+
+    async def run(each: Callable[[], Awaitable[T]]) -> None:
+        returned.append(await each())
+
+    async with trio.open_nursery() as nursery:
+        for each in calls:
+            nursery.start_soon(run, each)
+        await trio.sleep(1)
+        yield returned
 
 
 def error_of(response: Response) -> dict[str, object]:

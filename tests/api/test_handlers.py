@@ -398,14 +398,7 @@ def test_each_request_is_observed_once(path: Path, verb: str, version: str, code
 async def test_an_add_without_reserve_waits_for_it(autojump_clock: trio.testing.MockClock) -> None:
     """The ADD hurries the writer, waits, and is written down before it is answered."""
     path = Path()
-    async with trio.open_nursery() as nursery:
-        answers: list[Response] = []
-
-        async def ask() -> None:
-            answers.append(await path.answer(call()))
-
-        nursery.start_soon(ask)
-        await trio.sleep(3)
+    async with path.asked(call()) as answers:
         assert path.log == ["hurry"]
         path.supply("10.0.0.0/29", 1)
     assert addresses_of(answers[0]) == ["10.0.0.0/29"]
@@ -416,15 +409,7 @@ async def test_an_add_without_reserve_waits_for_it(autojump_clock: trio.testing.
 async def test_two_adds_of_one_attachment_that_wait_get_one_address(autojump_clock: trio.testing.MockClock) -> None:
     """Neither is answered before the fact of the first is written; both say the same."""
     path = Path()
-    answers: list[Response] = []
-
-    async def ask() -> None:
-        answers.append(await path.answer(call()))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        nursery.start_soon(ask)
-        await trio.sleep(1)
+    async with path.asked(call(), call()) as answers:
         path.supply("10.0.0.0/29", 4)
     assert answers[0].body == answers[1].body
     assert [entry for entry in path.log if entry != "hurry"] == ["append Assigned", "observe 0", "observe 0"]
@@ -433,14 +418,7 @@ async def test_two_adds_of_one_attachment_that_wait_get_one_address(autojump_clo
 async def test_a_waiting_add_that_cannot_be_written_down_leaves_nothing(autojump_clock: trio.testing.MockClock) -> None:
     """A full disk when the address arrives: the waiting ADD fails with code 5, the next one gets the address."""
     path = Path()
-    async with trio.open_nursery() as nursery:
-        answers: list[Response] = []
-
-        async def ask() -> None:
-            answers.append(await path.answer(call()))
-
-        nursery.start_soon(ask)
-        await trio.sleep(1)
+    async with path.asked(call()) as answers:
         path.full = True
         path.supply("10.0.0.0/29", 1)
     assert error_of(answers[0])["code"] == 5
@@ -470,14 +448,7 @@ async def test_an_add_that_waits_too_long_is_to_be_tried_later(autojump_clock: t
 async def test_a_del_ends_the_wait_of_the_add_it_overtook(autojump_clock: trio.testing.MockClock) -> None:
     """The waiting ADD is refused at once with code 103, and gets no address when one arrives."""
     path = Path()
-    async with trio.open_nursery() as nursery:
-        answers: list[Response] = []
-
-        async def ask() -> None:
-            answers.append(await path.answer(call()))
-
-        nursery.start_soon(ask)
-        await trio.sleep(1)
+    async with path.asked(call()) as answers:
         assert path.ask(call(CNI_COMMAND="DEL")).status == 200
         await trio.testing.wait_all_tasks_blocked()
         assert answers
@@ -520,14 +491,7 @@ async def test_the_reply_waits_for_the_durability_that_was_asked_for(autojump_cl
 async def test_an_add_that_waited_is_awaited_until_durable(autojump_clock: trio.testing.MockClock) -> None:
     """The stronger durability counts for an ADD that had to wait for its address, too."""
     path = Path(durable=True)
-    async with trio.open_nursery() as nursery:
-        answers: list[Response] = []
-
-        async def ask() -> None:
-            answers.append(await path.answer(call()))
-
-        nursery.start_soon(ask)
-        await trio.sleep(1)
+    async with path.asked(call()) as answers:
         path.supply("10.0.0.0/29", 1)
         await trio.sleep(1)
         assert not answers

@@ -190,17 +190,10 @@ async def test_an_unknown_pod_waits_until_kubernetes_tells_of_it(
     """Nothing is assigned before; a namesake that memory has is not it."""
     kubernetes.known["default", "web", "u0"] = SPECIAL
     kubernetes.answer = SPECIAL
-    async with trio.open_nursery() as nursery:
-        got: list[list[str]] = []
-
-        async def ask() -> None:
-            got.append(addresses_of(await path.answer(call(PTP, CNI_ARGS=ARGS))))
-
-        nursery.start_soon(ask)
-        await trio.sleep(1)
+    async with path.asked(call(PTP, CNI_ARGS=ARGS)) as answers:
         assert (path.log, path.ledger.available("special")) == ([], 8)
         kubernetes.told.set()
-    assert got == [["10.9.0.0/32"]]
+    assert addresses_of(answers[0]) == ["10.9.0.0/32"]
     assert kubernetes.fetched == [WHO]
     assert path.log == ["append Assigned", "wake", "observe 0"]
 
@@ -225,16 +218,9 @@ async def test_a_fetched_pod_may_have_to_wait_for_its_pool(kubernetes: Kubernete
     path.handlers.pools.pods = kubernetes
     kubernetes.told.set()
     kubernetes.answer = annotated()
-    async with trio.open_nursery() as nursery:
-        got: list[list[str]] = []
-
-        async def ask() -> None:
-            got.append(addresses_of(await path.answer(call(PTP, CNI_ARGS=ARGS))))
-
-        nursery.start_soon(ask)
-        await trio.sleep(1)
+    async with path.asked(call(PTP, CNI_ARGS=ARGS)) as answers:
         path.supply("10.0.0.0/29", 1)
-    assert got == [["10.0.0.0/32"]]
+    assert addresses_of(answers[0]) == ["10.0.0.0/32"]
     kubernetes.answer = annotated({POOLS[4]: "x"})
     assert error_of(await path.answer(call(PTP, CNI_ARGS=ARGS, CNI_CONTAINERID="c2")))["code"] == 7
 

@@ -1,6 +1,7 @@
 """Tunnel addresses for other programs: what the API gives, releases, lists and refuses."""
 
 import json
+from functools import partial
 
 import pytest
 import trio
@@ -8,7 +9,7 @@ from trio.testing import MockClock
 
 from ipamd.api.http import Request, Response
 from ipamd.core.facts import Assigned, Attachment, Place, Released
-from tests.api.plugin_call import RESERVE, ROOT, Path, addresses_of, call
+from tests.api.plugin_call import RESERVE, ROOT, Path, addresses_of, call, under_way
 from tests.core.snapshot import differences, replay, snapshot
 from tests.nodes import pool_record
 
@@ -143,14 +144,7 @@ async def test_a_pool_for_tunnels_alone(autojump_clock: MockClock, path: Path) -
     """It is supplied while somebody waits for a tunnel address, though no pod may have one of it."""
     path.commit(*pool_record("four", "10.0.0.0/16", blockSize=29, allowedUses=["Workload"]))
     path.commit(*pool_record("tunnels", "10.2.0.0/24", blockSize=29, allowedUses=["Tunnel"]))
-    answers = []
-
-    async def ask() -> None:
-        answers.append(await give(path))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
+    async with under_way(partial(give, path)) as answers:
         assert [pool.name for pool in path.ledger.pools_in_use()] == ["four", "six", "tunnels"]
         path.supply("10.2.0.0/29", 2)
     assert answers[0][1]["address"] == "10.2.0.0"
@@ -235,14 +229,7 @@ async def test_a_release_overtakes_the_answer(autojump_clock: MockClock) -> None
     """Whoever asked is told that the address is gone: nobody hears of one that was released meanwhile."""
     path = Path(durable=True)
     path.supply("10.0.0.0/29", 4)
-    answers = []
-
-    async def ask() -> None:
-        answers.append(await give(path))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
+    async with under_way(partial(give, path)) as answers:
         assert release(path).status == 204
         path.written.set()
     problem = "it was released while it was being assigned; ask again if it is still wanted"
