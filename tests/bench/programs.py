@@ -19,9 +19,10 @@ NAMES = ("spawner", "echo", "load")
 def compile_programs(directory: Path) -> None:
     """Compile all programs into ``directory``, each under its name."""
     directory.mkdir(parents=True, exist_ok=True)
+    common = Path(__file__).with_name("common.h").stat().st_mtime_ns
     for name in NAMES:
         source, target = Path(__file__).with_name(f"{name}.c"), directory / name
-        if target.is_file() and target.stat().st_mtime_ns > source.stat().st_mtime_ns:
+        if target.is_file() and target.stat().st_mtime_ns > max(source.stat().st_mtime_ns, common):
             continue
         compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{os.uname().machine}-linux-musl"]
         subprocess.run([*compiler, *LANGUAGE, *OUTPUT, "-o", target, source], check=True, timeout=300)

@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +23,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "common.h"
 
 enum { LANES = 16, VARIABLES = 32, AT_ONCE = 1000, TEXT = 1 << 16 };
 
@@ -42,23 +43,6 @@ struct child {
 static struct lane lanes[LANES];
 static int lane_count;
 static char verb_variable[64] = "CNI_COMMAND=", container_variable[1200] = "CNI_CONTAINERID=";
-
-static _Noreturn void die(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static int64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 static char *copy(const char *text)
 {
