@@ -6,7 +6,7 @@ another's or nobody's. What is not null in a block, another node's reserve inclu
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ipamd.core import keys, supply
 from ipamd.core.block import Block
@@ -14,6 +14,7 @@ from ipamd.core.clock import Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
+from ipamd.core.reserve import RETRY_AFTER
 from ipamd.store.base import Change, Record
 from ipamd.store.batch import SECOND, Known, reserve_attribute
 from ipamd.store.claim import claim
@@ -46,7 +47,7 @@ class Hunt:
     def __init__(self, node: str, pool: Pool) -> None:
         self.began = self.baffled = 0
         self.supplied = 0
-        self.listed: int | None = None
+        self._listed: int | None = None
         self._node, self._pool = node, pool
         self._chunk = max(1, min(32, ADDRESSES // pool.block(0).size))
         self._line: deque[str] = deque()
@@ -68,20 +69,31 @@ class Hunt:
         )
         self._line = deque([*fresh, *(key for key in self._line if key in found)])
         self._seen = {key: self._seen.get(key, -1) for key in self._line}
-        self.listed = now
+        self._listed = now
 
-    def due(self, now: int) -> list[str]:
-        """The keys of the blocks to look at next, none if all had nothing a moment ago."""
+    def outdated(self, now: int) -> bool:
+        """Whether the blocks are to be listed again: others claim and give back all the time."""
+        return self._listed is None or now - self._listed >= RETRY_AFTER
+
+    def due(self, now: int, own: Collection[str]) -> list[str]:
+        """The keys of the blocks to look at next, none if all had nothing a moment ago.
+
+        Those that are the node's ``own`` now are passed over: another may have taken them over by the next time.
+        """
         chunk: list[str] = []
+        passed: list[str] = []
         while self._line and len(chunk) < self._chunk:
             seen = self._seen[self._line[0]]
             if seen >= (self.baffled or self.began) and now - seen < ROUND:
                 break
-            chunk.append(self._line.popleft())
+            key = self._line.popleft()
+            passed.append(key)
+            if key not in own:
+                chunk.append(key)
         if not chunk and not self.baffled:
             self.baffled = now
-        self._line.extend(chunk)
-        self._seen.update(dict.fromkeys(chunk, now))
+        self._line.extend(passed)
+        self._seen.update(dict.fromkeys(passed, now))
         return chunk
 
     def again(self, key: str) -> None:

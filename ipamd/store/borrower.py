@@ -13,7 +13,7 @@ from ipamd.core.facts import Fact, Place
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord, RecordError, pressure_record
-from ipamd.core.reserve import PRESSURE, RETRY_AFTER
+from ipamd.core.reserve import PRESSURE
 from ipamd.store import batch
 from ipamd.store.base import Change, ChangeSet, Outcome, Record, Store, StoreRefusedError
 from ipamd.store.borrow import ROUND, Hunt, affinity_key_of, borrow, free_in, is_of, reclaimable, take_over
@@ -56,19 +56,19 @@ class Borrower:
         now = self._now().boot
         hunt = self._hunts.setdefault(pool, Hunt(self._ledger.node, pool))
         if not hunt.began:
-            if hunt.listed is None or now - hunt.listed >= RETRY_AFTER:
-                own = {keys.block_key(block.net) for block in self._ledger.blocks_of(pool.name) if block.owned}
-                listed = {key for page in await self.pages_of(pool) for key in page if is_of(pool, key)}
-                hunt.learn(listed - own, now)
+            if hunt.outdated(now):
+                await self._list(pool, hunt)
             hunt.begin(now)
         supplied = self._ledger.reserve(pool.name, now).supplied
         if hunt.supplied != supplied:
             hunt.begin(now)
             hunt.supplied = supplied
+        if hunt.over(now) and hunt.outdated(now):
+            await self._list(pool, hunt)  # nobody is refused for want of a block that was claimed meanwhile
         if hunt.over(now):
             hunt.end()
             return None
-        chunk = hunt.due(now)
+        chunk = hunt.due(now, {keys.block_key(block.net) for block in self._ledger.blocks_of(pool.name) if block.owned})
         if not chunk:
             await self._press(pool)
             return ROUND / 1e9
@@ -82,6 +82,10 @@ class Borrower:
                     hunt.again(unused.key)
                 break
         return 0.0
+
+    async def _list(self, pool: Pool, hunt: Hunt) -> None:
+        now = self._now().boot
+        hunt.learn({key for page in await self.pages_of(pool) for key in page if is_of(pool, key)}, now)
 
     def rest(self, now: int) -> None:
         """End the hunts of pools that need nothing any more."""

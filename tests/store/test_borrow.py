@@ -451,6 +451,30 @@ async def test_an_address_that_comes_free_while_one_waits_is_found(
         assert [assigned.places[0].ordinal for assigned in node.ledger.holdings.values()] == [9]
 
 
+async def test_a_block_that_was_this_nodes_own_a_moment_ago_is_looked_at(autojump_clock: MockClock) -> None:
+    """Another node took it over between two hunts that share a list of the blocks, and has an address in it to lend."""
+    store = pool_of("10.0.0.0/29", 30)
+    put_block(store, "10.0.0.0/30", "host:n1", *range(4))
+    put_block(store, "10.0.0.4/30", "host:other", *range(3))
+    async with Node("n1", store).running() as node:
+        assert (await node.add(add_request("a"))).places == (Place("10.0.0.4/30", 3),)
+        put_block(store, "10.0.0.0/30", "host:other", *range(3))
+        store.put(keys.affinity_key("n1", parse_cidr("10.0.0.0/30")), None)
+        assert (await node.add(add_request("b"))).places == (Place("10.0.0.0/30", 3),)
+
+
+async def test_a_block_that_was_claimed_during_a_hunt_is_looked_at(autojump_clock: MockClock) -> None:
+    """It was not there when the blocks were listed: nobody is refused before they were listed again."""
+    store = pool_of("10.0.0.0/29", 30)
+    store.put(keys.CONFIG, b'{"strict_affinity":false,"auto_allocate_blocks":true,"maxBlocksPerHost":1}')
+    put_block(store, "10.0.0.0/30", "host:n1", *range(4))
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
+        nursery.start_soon(node.add, add_request("a"))
+        await trio.sleep(PATIENCE / 2e9)
+        put_block(store, "10.0.0.4/30", "host:other", *range(3))
+    assert [assigned.places for assigned in node.ledger.holdings.values()] == [(Place("10.0.0.4/30", 3),)]
+
+
 async def test_nobody_is_refused_while_addresses_come_in(autojump_clock: MockClock, store: MemoryStore) -> None:
     """Three ADDs wait, an address comes free every 0.4 s: each gets one, though the last has waited longest of all."""
     put_block(store, "10.0.0.0/28", "host:other", *range(16))
@@ -553,7 +577,7 @@ def test_two_nodes_hunt_in_different_orders() -> None:
         hunt = Hunt(node, pool)
         hunt.learn(keys_of, 1)
         hunt.begin(1)
-        orders.append(hunt.due(1) + hunt.due(1))
+        orders.append(hunt.due(1, ()) + hunt.due(1, ()))
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(keys_of)
 
