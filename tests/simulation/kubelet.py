@@ -29,6 +29,8 @@ class Sandbox:
     def __init__(self, pod: str, number: int) -> None:
         self.pod = pod
         self.container = f"{pod}-{number}"
+        self.address = ""
+        """The IPv4 address that it asks for."""
         self.adds = self.dels = 0
         self.deleting = False
         self.ended = False
@@ -49,6 +51,8 @@ class Kubelet:
         ipam = {"type": "calico-ipam", "assign_ipv6": "true" if 6 in families else "false"}
         self._body = json.dumps({"cniVersion": "1.0.0", "name": NETWORK, "type": "calico", "ipam": ipam}).encode()
         self.sandboxes: list[Sandbox] = []
+        self.spools = random.random() < 0.5
+        """Whether its plugin keeps a DEL that nobody takes for a second, and tells it as done."""
         self.hurry = 0.1
         """Seconds between the plugin's start and its request's arrival, at most."""
 
@@ -60,16 +64,21 @@ class Kubelet:
 
     # --- verbs ------------------------------------------------------------------------------------------------
 
-    async def add(self, sandbox: Sandbox, patience: float = 30.0) -> bool:
-        """One ADD; whether its runtime read a success. The address is the pod's only if no DEL was under way."""
+    async def add(self, sandbox: Sandbox, patience: float = 30.0, lag: float = 0.0) -> bool:
+        """One ADD; whether its runtime read a success. The address is the pod's only if no DEL was under way.
+
+        ``lag``: how long (s) its plugin takes at least until the request arrives.
+        """
         dels, boots, dying = sandbox.dels, self.machine.boots, sandbox.deleting
         sandbox.adds += 1
         sandbox.ended = False
-        response = await self._call("ADD", sandbox, patience)
+        response = await self._call("ADD", sandbox, patience, lag)
         if response is None or response.status != 200:
             return False
         if not dying and sandbox.dels == dels and self.machine.boots == boots:
             addresses = [each["address"].partition("/")[0] for each in json.loads(response.body)["ips"]]
+            if sandbox.address not in ("", *addresses):
+                self.judge.find("unsound", f"{sandbox.container} asked for {sandbox.address} and got {addresses}")
             self.judge.born(sandbox.container, addresses)
             return True
         return False
@@ -89,20 +98,21 @@ class Kubelet:
                 return
             await trio.sleep(RETRY * self.random.random())
 
-    async def _call(self, verb: str, sandbox: Sandbox, patience: float) -> Response | None:
+    async def _call(self, verb: str, sandbox: Sandbox, patience: float, lag: float = 0.0) -> Response | None:
         machine = self.machine
         boots, started = machine.boots, machine.now().boot
         trace, name = machine.trace, f"{machine.name}: {verb} {sandbox.container}"
         slow = self.hurry and self.random.random() < SLOW
-        await trio.sleep(self.random.random() * (5.0 if slow else self.hurry))
+        await trio.sleep(lag + self.random.random() * (5.0 if slow else self.hurry))
+        spools = self.spools and verb == "DEL"
         with trio.move_on_after(patience):
-            for _ in range(10):
+            for _ in range(2 if spools else 10):
                 if machine.boots != boots:
                     return None  # the plugin died with its node
                 try:
                     response = await machine.ask(self._request(verb, sandbox, started))
                 except GoneError:
-                    if machine.daemon is not None:
+                    if machine.listening:
                         break  # it died over this request; else nobody listened: the plugin tries again for a while
                     await trio.sleep(0.5)
                     continue
@@ -110,6 +120,10 @@ class Kubelet:
                     return None
                 trace(f"{name}: {response.status} {_short(response)}")
                 return response
+            if spools and machine.boots == boots:
+                machine.keep(self._request(verb, sandbox, started), started)
+                trace(f"{name}: kept")
+                return Response(200, b"")
             trace(f"{name}: no answer")
             return None
         trace(f"{name}: given up")
@@ -120,6 +134,8 @@ class Kubelet:
         headers["cni-command"] = verb
         headers["cni-containerid"] = sandbox.container
         headers["cni-args"] = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={sandbox.pod}"
+        if sandbox.address:
+            headers["cni-args"] += f";IP={sandbox.address}"
         headers["ipamd-started"] = str(started)
         return Request("POST", "/v1/cni", "", headers, self._body, keep_alive=False)
 

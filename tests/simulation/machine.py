@@ -5,22 +5,24 @@ the journal does in threads are the simulation's.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import TypeVar
 
 import trio
 
 from ipamd.api.http import Request, Response
+from ipamd.api.spool import Spool
 from ipamd.config import Config
 from ipamd.core.clock import Now
-from ipamd.daemon import Daemon
+from ipamd.daemon import GRACE, Daemon
+from ipamd.housekeeping import HOUSEKEEPING
 from ipamd.journal.errors import JournalError, JournalWriteError
 from ipamd.journal.journal import Journal
 from tests.api.plugin_call import ROOT
-from tests.memory_store import MemoryStore
 from tests.nodes import EPOCH
 from tests.simulation.disk import Disk, Killed, Process, SimPath
-from tests.simulation.network import Client, Link
+from tests.simulation.network import Client, Link, Server
 
 T = TypeVar("T")
 
@@ -40,6 +42,9 @@ class Life(Process):
         self.daemon: Daemon | None = None
         self.scopes: list[trio.CancelScope] = []
         """What runs in it: the daemon's tasks, and its requests."""
+        self.asking = 0
+        """Requests under way."""
+        self.stopping = False
 
     def _end(self) -> None:
         for scope in self.scopes:
@@ -57,15 +62,51 @@ class _Journal(Journal):
         return work()
 
 
+class _KeptFile:
+    """A DEL that a plugin kept, as one process sees it."""
+
+    def __init__(self, kept: dict[str, Request], life: Process, name: str) -> None:
+        self.kept, self.life, self.name = kept, life, name
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Remove it."""
+        if self.life.may_change():
+            self.kept.pop(self.name, None)
+
+
+class _SpoolDirectory:
+    """The directory of kept DELs: each is on the disk before its runtime is told of success."""
+
+    def __init__(self, kept: dict[str, Request], life: Process) -> None:
+        self.kept, self.life = kept, life
+
+    def iterdir(self) -> list[_KeptFile]:
+        """The files."""
+        return [self / name for name in self.kept]
+
+    def __truediv__(self, name: str) -> _KeptFile:
+        return _KeptFile(self.kept, self.life, name)
+
+
+class _Spool(Spool):
+    """The daemon's spool; what a file says is the request itself."""
+
+    @staticmethod
+    def _read(path: _KeptFile) -> Request:  # type: ignore[override]
+        return path.kept[path.name]
+
+
 class Machine:
     """See the module. ``broken`` says why the daemon refuses to start, for good."""
 
     def __init__(
-        self, name: str, config: Config, server: MemoryStore, link: Link, random: Random, trace: Callable[[str], None]
+        self, name: str, config: Config, server: Server, link: Link, random: Random, trace: Callable[[str], None]
     ) -> None:
         self.name, self.config, self.server, self.link = name, config, server, link
         self.random, self.trace = random, trace
         self.disk = Disk(random)
+        self.kept: dict[str, Request] = {}
+        """The DELs that plugins kept, by file name."""
         self.boots = 1
         self._booted = -random.random() * 1e6
         self._jump = 0
@@ -114,15 +155,36 @@ class Machine:
             self.trace(f"{self.name}: died while starting")
             return
         self.trace(f"{self.name}: up, {len(facts)} facts, cut {report.cut}, missing {report.missing}")
-        life.daemon = Daemon(self.config, journal, facts, self.now, self._connect)
+        daemon = Daemon(self.config, journal, facts, self.now, self._connect)
+        spool = self._spool(life, daemon)
         try:
+            spool.carry_out()
+            life.daemon = daemon
             with trio.CancelScope() as scope:
                 life.scopes.append(scope)
-                await life.daemon.work()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(daemon.work)
+                    nursery.start_soon(_empty, spool)
         except* Killed:
             pass
         assert not life.alive
         self.trace(f"{self.name}: dead")
+
+    def _spool(self, life: Life, daemon: Daemon) -> Spool:
+        directory = _SpoolDirectory(self.kept, life)
+        spool = _Spool(
+            directory,  # type: ignore[arg-type]
+            f"boot-{self.boots}",
+            daemon.handlers.cni,
+            lambda: not daemon.journal.owing,
+            lambda event, values: self.trace(f"{self.name}: {event} {values}"),
+        )
+        daemon.handlers.steps.catch_up = spool.carry_out
+        return spool
+
+    def keep(self, request: Request, started: int) -> None:
+        """What the plugin does with a DEL that nobody takes."""
+        self.kept[f"boot-{self.boots}.{started:020d}.{len(self.kept)}"] = request
 
     def _open(self, life: Life) -> tuple[Journal, list, object]:  # type: ignore[type-arg]
         journal, facts, report = _Journal.open(
@@ -140,6 +202,29 @@ class Machine:
         """``kill -9``, now."""
         if self.life is not None:
             self.life.kill()
+
+    async def stop(self, *, drain: bool) -> None:
+        """SIGTERM: accept no more, finish what is under way, perhaps drain, write what the store does not have."""
+        life, daemon = self.life, self.daemon
+        if life is None or daemon is None or life.stopping:
+            return
+        life.stopping = True
+        with trio.CancelScope() as scope:
+            life.scopes.append(scope)
+            with trio.move_on_after(GRACE):
+                while life.asking:
+                    await trio.sleep(0.05)
+            with suppress(Killed):
+                if drain:
+                    await daemon._drain_last()
+                await daemon._flush_last()
+        life.kill()
+
+    def drain(self, *, draining: bool) -> None:
+        """``POST /v1/drain``, or ``undrain``."""
+        if self.daemon is not None:
+            with suppress(Killed):
+                self.daemon._drain(draining)
 
     def reboot(self) -> None:
         """Lose power: the daemon, the pods, and what was not synced are gone."""
@@ -160,11 +245,17 @@ class Machine:
         """The daemon, if it is up."""
         return self.life.daemon if self.life is not None and self.life.alive else None
 
+    @property
+    def listening(self) -> bool:
+        """Whether somebody answers on the socket."""
+        return self.daemon is not None and self.life is not None and not self.life.stopping
+
     async def ask(self, request: Request) -> Response:
         """What the plugin does: one request on the socket. Raises GoneError if the daemon dies over it, or is down."""
         life = self.life
-        if life is None or not life.alive or life.daemon is None:
+        if life is None or not self.listening or life.daemon is None:
             raise GoneError
+        life.asking += 1
         try:
             answer = life.daemon.handlers.cni(request, ROOT)
             if isinstance(answer, Response):
@@ -178,4 +269,12 @@ class Machine:
                 return response
         except Killed:
             pass
+        finally:
+            life.asking -= 1
         raise GoneError
+
+
+async def _empty(spool: Spool) -> None:
+    while True:
+        await trio.sleep(HOUSEKEEPING)
+        spool.carry_out()

@@ -13,7 +13,9 @@ import trio
 
 from ipamd.store.base import (
     ChangeSet,
+    CompactedError,
     Event,
+    HistoryError,
     KeyRange,
     Outcome,
     Snapshot,
@@ -31,12 +33,36 @@ LATEST = 8.0
 """Seconds after which a transaction that was given up has arrived, or never will."""
 
 
+class Server(MemoryStore):
+    """The store, which can be set back to a backup. ``life``: how often it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.life = 0
+        self._backup = dict(self.records), self.revision
+
+    def back_up(self) -> None:
+        """Make a backup."""
+        self._backup = dict(self.records), self.revision
+
+    def restore(self) -> None:
+        """Go on from the last backup: what came after it never was, and what is on its way does not arrive."""
+        self.life += 1
+        records, self.revision = self._backup
+        self.records = dict(records)
+        self.history = [event for event in self.history if event.revision <= self.revision]
+        self.compacted = min(self.compacted, self.revision)
+        self._announce()
+
+
 class Link:
     """One node's way to the store. Probabilities: of a fault for each call, and of a batch of the watch to linger."""
 
     def __init__(self, random: Random, later: Callable[[float, Callable[[], None]], None]) -> None:
         self.random, self.later = random, later
         self.cut = False
+        self.deaf = False
+        """Whether only the way to the store works: what is sent arrives, and nothing comes back."""
         self.lost_request = self.lost_reply = self.late = self.refused = 0.0
         self.slow = 0.0
         """Up to how many seconds a batch of events lingers."""
@@ -44,9 +70,14 @@ class Link:
 
     def mend(self) -> None:
         """No more faults."""
-        self.cut = False
+        self.cut = self.deaf = False
         self.lost_request = self.lost_reply = self.late = self.refused = 0.0
         self.slow = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing comes from the store."""
+        return self.cut or self.deaf
 
     def delay(self) -> float:
         """How long a message is under way: mostly little, sometimes much."""
@@ -58,10 +89,11 @@ class Client:
 
     name = "simulated"
 
-    def __init__(self, server: MemoryStore, link: Link) -> None:
+    def __init__(self, server: Server, link: Link) -> None:
         self._server, self._link = server, link
         self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
         self.connected = True
+        self._life = server.life
 
     async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
         """See ``Store.read``."""
@@ -84,8 +116,11 @@ class Client:
             raise StoreRefusedError("simulated: mvcc: database space exceeded")
         replies: list[T] = []
         arrived = trio.Event()
+        life = self._server.life
 
         def arrive() -> None:
+            if self._server.life != life:
+                return
             replies.append(work())
             arrived.set()
 
@@ -103,9 +138,12 @@ class Client:
             if random.random() < link.lost_reply:
                 await trio.sleep_forever()
             await trio.sleep(link.delay())
-            if link.cut:
+            if link.silent:
                 await trio.sleep_forever()
             self.connected = True
+            if self._life != life:
+                self._life = life
+                raise HistoryError("simulated: another cluster answers")
             return replies[0]
         self.connected = False
         raise StoreUnavailableError("simulated: no answer in time")
@@ -123,9 +161,10 @@ class Client:
 class Watching(MemoryWatch):
     """A watch whose events come late, in the order of their revisions, and not at all while the link is cut."""
 
-    def __init__(self, server: MemoryStore, link: Link) -> None:
+    def __init__(self, server: Server, link: Link) -> None:
         super().__init__(server)
-        self._link = link
+        self._server, self._link = server, link
+        self._life = server.life
 
     def __aiter__(self) -> "Watching":  # type: ignore[override] # no generator: its end would be the collector's affair
         return self
@@ -133,10 +172,12 @@ class Watching(MemoryWatch):
     async def __anext__(self) -> Sequence[Event]:
         while True:
             changed = self._store._changed
-            if not self._link.cut and (events := self._pending()):
+            if self._server.life != self._life and not self._link.silent:
+                raise CompactedError("simulated: another cluster answers")
+            if not self._link.silent and (events := self._pending()):
                 await trio.sleep(self._link.delay() + self._link.random.random() * self._link.slow)
-                while self._link.cut:  # they are on their way already: nothing is lost with a stream that recovers
+                while self._link.silent:  # they are on their way already: nothing is lost with a stream that recovers
                     await trio.sleep(0.5)
                 return events
-            with trio.move_on_after(0.5 if self._link.cut else 3600):
+            with trio.move_on_after(0.5 if self._link.silent else 3600):
                 await changed.wait()

@@ -16,10 +16,9 @@ from tests.calico.cluster import Calicoctl, Collector
 from tests.calico.datastore import ConflictError
 from tests.calico.node import Calico
 from tests.calico.pools import CalicoError
-from tests.memory_store import MemoryStore
 from tests.nodes import pool_record
 from tests.simulation.judge import Judge
-from tests.simulation.network import Client
+from tests.simulation.network import Client, Server
 
 NODES = ("calico-a", "calico-b")
 GRACE = 3_000_000_000
@@ -35,9 +34,7 @@ class _Any:
 class Strangers:
     """See the module. ``handles`` are those of what they made, by the name under which the judge knows it."""
 
-    def __init__(
-        self, server: MemoryStore, client: Client, judge: Judge, random: Random, now: Callable[[], int]
-    ) -> None:
+    def __init__(self, server: Server, client: Client, judge: Judge, random: Random, now: Callable[[], int]) -> None:
         self._server, self._client, self._judge, self._random, self._now = server, client, judge, random, now
         self._collector = Collector(client, now, GRACE)
         self._calicoctl = Calicoctl(client, now)
@@ -141,7 +138,10 @@ class Strangers:
         """Lock the datastore, as for a migration, or unlock it."""
         self._server.put(keys.CLUSTER_INFORMATION, json.dumps({"spec": {"datastoreReady": not locked}}).encode())
 
-    def configure(self, *, strict: bool) -> None:
-        """Forbid borrowing, or allow it."""
-        config = {"strict_affinity": strict, "auto_allocate_blocks": True}
+    def configure(self, **settings: object) -> None:
+        """Change the IPAM configuration: whether borrowing is forbidden, how long addresses cool (s)."""
+        names = {"strict": "strict_affinity", "cooldown": "ipCooldownSeconds"}
+        found = self._server.records.get(keys.CONFIG)
+        config = json.loads(found.value) if found else {"strict_affinity": False, "auto_allocate_blocks": True}
+        config |= {names[name]: value for name, value in settings.items()}
         self._server.put(keys.CONFIG, json.dumps(config).encode())

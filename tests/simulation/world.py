@@ -15,13 +15,12 @@ from msgspec import Struct, structs
 from ipamd.config import Config
 from ipamd.config.schema import Reserve
 from ipamd.core import keys
-from tests.memory_store import MemoryStore
 from tests.nodes import EPOCH, pool_record
 from tests.simulation.disk import mounted
 from tests.simulation.judge import Judge
-from tests.simulation.kubelet import Kubelet
+from tests.simulation.kubelet import Kubelet, Sandbox
 from tests.simulation.machine import Machine
-from tests.simulation.network import LATEST, Client, Link
+from tests.simulation.network import LATEST, Client, Link, Server
 from tests.simulation.plan import Event, Plan
 from tests.simulation.strangers import NODES, Strangers
 
@@ -51,7 +50,7 @@ class World:
         self.plan, self._nursery = plan, nursery
         self.trace: list[str] = []
         self.judge = Judge(self.note)
-        self.server = MemoryStore()
+        self.server = Server()
         self.random = Random(f"{plan.seed} events")
         self.on_their_way = 0
         self.busy = 0
@@ -150,19 +149,47 @@ class World:
 
     def _on_stray(self, event: Event) -> None:
         kubelet = self.kubelets[event.node]
-        self._go(kubelet.delete, kubelet.sandbox(f"stray{event.arg}"))
+        self._go(kubelet.delete, kubelet.sandbox(f"stray{event.node + 1}x{event.arg}"))
 
     def _on_race(self, event: Event) -> None:
         kubelet = self.kubelets[event.node]
-        sandbox = kubelet.sandbox(f"race{event.arg}")
+        sandbox = kubelet.sandbox(f"race{event.node + 1}x{event.arg}")
         self._go(kubelet.add, sandbox)
         self._go(self._after, event.span % 0.2, kubelet.delete, sandbox)
+
+    def _on_ask(self, event: Event) -> None:
+        """A pod comes that asks for its address, perhaps somebody's."""
+        kubelet = self.kubelets[event.node]
+        address = f"10.0.0.{event.arg % (self.plan.blocks << (32 - self.plan.block_size))}"
+        sandbox = kubelet.sandbox(f"asked{event.node + 1}x{event.arg}")
+        sandbox.address = address
+        self._go(self._ask, kubelet, sandbox, event.span)
+
+    @staticmethod
+    async def _ask(kubelet: Kubelet, sandbox: Sandbox, stay: float) -> None:
+        if await kubelet.add(sandbox):
+            await trio.sleep(stay)
+        await kubelet.delete(sandbox)
+
+    def _on_brief(self, event: Event) -> None:
+        """A pod comes, and goes after a while."""
+        kubelet = self.kubelets[event.node]
+        sandbox = kubelet.sandbox(f"brief{event.node + 1}x{event.arg}")
+        self._go(kubelet.add, sandbox)
+        self._go(self._after, event.span, kubelet.delete, sandbox)
+
+    def _on_overtaken(self, event: Event) -> None:
+        """The plugin of an ADD hangs before it asks, and the runtime gives the pod up at once."""
+        kubelet = self.kubelets[event.node]
+        sandbox = kubelet.sandbox(f"overtaken{event.node + 1}x{event.arg}")
+        self._go(kubelet.add, sandbox, 30.0, event.span)
+        self._go(self._after, 0.1, kubelet.delete, sandbox)
 
     def _on_burst(self, event: Event) -> None:
         """Pods come all at once, and all go again."""
         kubelet = self.kubelets[event.node]
         for number in range(event.arg % 6 + 3):
-            pod = f"burst{event.arg}x{number}"
+            pod = f"burst{event.node + 1}x{event.arg}x{number}"
             self._go(kubelet.run_pod, pod, 30.0)
             self._go(self._after, event.span % 8, self._end_all, kubelet, pod)
 
@@ -207,6 +234,25 @@ class World:
         self._on_cut(structs.replace(event, arg=1))
         self._on_kill(structs.replace(event, arg=event.arg % 3))
 
+    def _on_drain(self, event: Event) -> None:
+        """The node is to give back what no pod holds; if the daemon dies meanwhile, it forgets that."""
+        machine = self.machines[event.node]
+        self._for(event.span, lambda on: machine.drain(draining=on))
+
+    def _on_stop(self, event: Event) -> None:
+        """SIGTERM, and a new start after a while."""
+        machine = self.machines[event.node]
+
+        async def stop() -> None:
+            machine.hold(down=True)
+            try:
+                await machine.stop(drain=event.arg % 3 == 0)
+                await trio.sleep(event.span % 5)
+            finally:
+                machine.hold(down=False)
+
+        self._go(stop)
+
     def _on_reboot(self, event: Event) -> None:
         machine = self.machines[event.node]
         machine.reboot()
@@ -232,6 +278,10 @@ class World:
         links = [self.machines[event.node].link] if event.arg % 2 else [machine.link for machine in self.machines]
         for link in links:
             self._for(event.span, lambda on, link=link: setattr(link, "cut", on))
+
+    def _on_deaf(self, event: Event) -> None:
+        link = self.machines[event.node].link
+        self._for(event.span, lambda on: setattr(link, "deaf", on))
 
     def _on_flaky(self, event: Event) -> None:
         fault = ("lost_request", "lost_reply", "late", "refused", "lost_reply", "late")[event.arg % 6]
@@ -291,6 +341,16 @@ class World:
 
     def _on_lock(self, event: Event) -> None:
         self._for(event.span, lambda on: self.strangers.lock(locked=on))
+
+    def _on_cool(self, event: Event) -> None:
+        """What is given up is to cool for a while from now on, and some time later no more."""
+        self._for(event.span, lambda on: self.strangers.configure(cooldown=event.arg % 10 + 1 if on else 0))
+
+    def _on_backup(self, _event: Event) -> None:
+        self.server.back_up()
+
+    def _on_restore(self, _event: Event) -> None:
+        self.server.restore()
 
     def _on_strict(self, event: Event) -> None:
         strict = self.plan.strict
