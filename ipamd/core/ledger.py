@@ -52,7 +52,7 @@ MAX_TOMBSTONES = 100_000
 """How many DELs are remembered, the last ones: a hundred a second for as long. Some 25 MB of memory, 10 of the file."""
 
 MAX_STRAYS = 1000
-"""How many deleted handles are remembered until they were looked up in the store: a bound, not a promise."""
+"""How many deleted handles that nothing was known of wait to be looked up in the store: a bound, not a promise."""
 
 
 _LIMITING = (keys.Kind.POOL, keys.Kind.RESERVATION, keys.Kind.CONFIG)
@@ -62,8 +62,8 @@ _LIMITING = (keys.Kind.POOL, keys.Kind.RESERVATION, keys.Kind.CONFIG)
 class Ledger:
     """The state of one node. ``blocks`` by CIDR text, ``holdings`` by attachment, ``reserves`` by pool name.
 
-    ``wanted`` are the places that waiting ADDs asked for. ``strays`` are handles of deleted attachments that this node
-    knew nothing of, to be looked up in the store.
+    ``wanted`` are the places that waiting ADDs asked for. ``strays`` are handles of deleted attachments that the
+    store may have more of than this node knows, to be looked up there.
     ``labels`` are the node's while the store has no Node record. ``instance`` names the state file: what another
     instance reserved for this node may have been promised to pods that this one knows nothing of.
     ``ranges`` is what was given out of host-local ranges: of all here it has the tombstones in common.
@@ -501,9 +501,17 @@ class Ledger:
         self._revisions[key] = -1
 
     def forget_revisions(self) -> None:
-        """Take the store's next word whatever its revision: its history was rolled back, or it is another store."""
+        """Take the store's next word whatever its revision: its history was rolled back, or it is another store.
+
+        It may give addresses to containers again whose DEL is remembered: they are looked up as strays. A handle is one
+        container's, and no container id comes twice; not so a tunnel's. Who was added after its DEL is left alone.
+        """
         self._revisions = dict.fromkeys(self._revisions, -1)
         self.histories += 1
+        self.synced = False
+        for attachment, started in self.tombstones.items():
+            if attachment.network and attachment not in self.holdings:
+                self.strays[attachment.handle] = Released(attachment, attachment.handle, (), started)
 
     def forget_tombstones(self, now: int) -> None:
         """Drop the marks of DELs too old to matter, too many, or of another boot; ``now`` is CLOCK_BOOTTIME (ns)."""

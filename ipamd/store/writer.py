@@ -9,6 +9,7 @@ part of the ledger and of the journal, and wakes the ADDs that wait for addresse
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 
 import trio
 from msgspec import Struct
@@ -20,7 +21,7 @@ from ipamd.core.block import Block
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError
 from ipamd.core.facts import Fact
-from ipamd.core.ledger import Ledger
+from ipamd.core.ledger import MAX_STRAYS, Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import handle_blocks
 from ipamd.core.reserve import RETRY_AFTER, Refusal
@@ -156,7 +157,7 @@ class Writer:
             return True
         await self._handles.step()
         self.progress.leaked_handles = self._handles.removed
-        return False
+        return bool(self._ledger.strays)
 
     async def _look_first(self) -> bool:
         """Look at what must be known before anything is decided; whether the store was looked at in full."""
@@ -170,7 +171,7 @@ class Writer:
         if self._ledger.strays:
             await self._find_strays()
         await self._look_for_wanted()
-        return True
+        return self._ledger.synced
 
     async def _rest(self) -> None:
         with trio.move_on_after(self._pause):
@@ -249,14 +250,16 @@ class Writer:
         self._announce()
 
     async def _find_strays(self) -> None:
-        """Look up deleted handles that this node knew nothing of: they may hold addresses of other nodes' blocks."""
-        strays = dict(self._ledger.strays)
+        """Look up deleted handles: what the store has under them, be it in other nodes' blocks, is released."""
+        strays, histories = dict(islice(self._ledger.strays.items(), MAX_STRAYS)), self._ledger.histories
         handles = await self._store.read([keys.handle_key(handle) for handle in strays])
         cidrs = {cidr for record in handles.records for cidr in handle_blocks(record.value)}
         cidrs -= {block.net for block in self._ledger.blocks.values()}
         if cidrs:
             blocks = await self._store.read(sorted(map(keys.block_key, cidrs)))
             self._record(blocks.facts())
+        if self._ledger.histories != histories:
+            return  # the store was set back meanwhile: all of it is to be looked up again
         for handle, deleted in strays.items():
             del self._ledger.strays[handle]
             facts = self._ledger.unclaimed(deleted.attachment, [handle], deleted.started)

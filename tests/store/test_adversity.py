@@ -10,7 +10,7 @@ from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
 from ipamd.core.errors import RefusedError
-from ipamd.core.facts import Attachment
+from ipamd.core.facts import Attachment, Released
 from ipamd.core.records import BlockRecord, attribute, new_block
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, StoreUnavailableError
 from tests.memory_store import MemoryStore
@@ -254,3 +254,90 @@ async def test_a_store_rolled_back_beneath_a_node_is_written_again(autojump_cloc
         await node.flushed()
         record = BlockRecord(store.records[key].value)
         assert [record.owner(place.ordinal).handle for place in held.places] == ["k8s-pod-network.a"]  # type: ignore[union-attr]
+
+
+class BackedUpStore(MemoryStore):
+    """A store that can be set back to how it was when it was made, or last backed up."""
+
+    def __init__(self) -> None:
+        super().__init__(delay=0.001)
+        self.back_up()
+
+    def back_up(self) -> None:
+        """Make a backup."""
+        self._backup = dict(self.records), self.revision
+
+    def restore(self) -> None:
+        """Go on from the backup."""
+        records, self.revision = self._backup
+        self.records = dict(records)
+        self.history = [event for event in self.history if event.revision <= self.revision]
+
+
+def allocated(store: MemoryStore) -> set[str]:
+    """The handles that the store's blocks give addresses to, but for the reserves."""
+    blocks = [BlockRecord(r.value) for r in store.records.values() if keys.kind_of(r.key) is keys.Kind.BLOCK]
+    return {owner.handle for block in blocks for owner in block.owners if "ipamd-reserve" not in owner.handle}
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+async def test_what_a_backup_gives_to_deleted_containers_is_freed_again(
+    autojump_clock: trio.testing.MockClock, restarted: bool
+) -> None:
+    """Their DELs are remembered: the addresses are released as by a DEL, in this node's block and another's alike."""
+    store = BackedUpStore()
+    pool(store, "10.0.0.0/28", 29)
+    async with Node("n2", store).running() as other:
+        await addresses(other, ["x"])
+        await trio.sleep(1)
+        async with Node("n1", store).running() as node:
+            names = [f"a{number}" for number in range(8)]
+            assert len(await addresses(node, names)) == len(names), "one of them is borrowed"
+            await node.flushed()
+            store.back_up()
+            for name in names[1:]:
+                node.delete(name)
+            await node.flushed()
+            assert allocated(store) == {"k8s-pod-network.x", "k8s-pod-network.a0"}
+            if not restarted:
+                store.restore()
+                await node.sync.look()
+                await trio.sleep(10)
+                facts = node.journal
+        if restarted:
+            store.restore()
+            async with Node("n1", store, facts=node.journal).running() as node:
+                await trio.sleep(10)
+                facts = node.journal
+    assert allocated(store) == {"k8s-pod-network.x", "k8s-pod-network.a0"}
+    assert not any(key.startswith(keys.handle_key("k8s-pod-network.a1")) for key in store.records)
+    assert {fact.handle for fact in facts if isinstance(fact, Released)} >= {f"k8s-pod-network.{n}" for n in names[1:]}
+    assert check(node.ledger) == []
+
+
+async def test_a_backup_takes_no_address_from_who_came_after_a_del(autojump_clock: trio.testing.MockClock) -> None:
+    """A container that was deleted and added again lives; a container of which no DEL is known is somebody's pod."""
+    store = BackedUpStore()
+    pool(store)
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        block = BlockRecord(store.records[keys.block_key(parse_cidr("10.0.0.0/26"))].value)
+        block.take({60}, attribute("k8s-pod-network.calico", {"node": "n1", "pod": "c", "namespace": "default"}))
+        store.put(keys.block_key(block.cidr), block.encode())
+        store.put(keys.handle_key("k8s-pod-network.calico"), b'{"block":{"10.0.0.0/26":1},"deleted":false}')
+        await addresses(node, ["a"])
+        await node.flushed()
+        store.back_up()
+        node.delete("a")
+        await node.flushed()
+        held = await node.add(add_request("a"))
+        await node.flushed()
+        store.restore()
+        await node.sync.look()
+        await trio.sleep(10)
+        record = BlockRecord(store.records[keys.block_key(block.cidr)].value)
+        assert [record.owner(place.ordinal).handle for place in held.places] == ["k8s-pod-network.a"]  # type: ignore[union-attr]
+        assert record.owner(60).handle == "k8s-pod-network.calico"  # type: ignore[union-attr]
+        node.delete("a")
+        await node.flushed()
+        assert allocated(store) == {"k8s-pod-network.calico"}
