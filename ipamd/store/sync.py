@@ -82,7 +82,9 @@ class Sync:
         self._pressures: dict[str, int] = {}
         self._affinities = keys.affinities_prefix(ledger.node)
         self._reserve = keys.handle_key(ledger.reserve_handle)
-        self._reserves = keys.handle_key(keys.reserve_handle(ledger.node))  # a prefix: of other instances too
+        # The reserves of all instances: one without a name, and those with one. Not those of node-10 for node-1.
+        self._unnamed = keys.handle_key(keys.reserve_handle(ledger.node))
+        self._named = self._unnamed + "."
         self._single = (keys.CONFIG, keys.CLUSTER_INFORMATION, keys.NODES + ledger.node)
         self.first = trio.Event()
         self.looks = 0
@@ -124,7 +126,8 @@ class Sync:
         Raises OtherClusterError before anything of another cluster is taken in.
         """
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
-        snapshot = await self._read(self._single, (*PREFIXES, keys.PRESSURE, self._affinities, self._reserves))
+        prefixes = (*PREFIXES, keys.PRESSURE, self._affinities, self._named)
+        snapshot = await self._read((*self._single, self._unnamed), prefixes)
         self._refuse_other_cluster(snapshot.records)
         if snapshot.revision < before or not self._ledger.synced:
             if snapshot.revision < before:
@@ -185,9 +188,7 @@ class Sync:
         file was lost.
         """
         node = self._ledger.node
-        handles = (
-            r for r in records if r.key.startswith(self._reserves) and keys.is_reserve_of(keys.name_of(r.key), node)
-        )
+        handles = (r for r in records if self._is_reserve(r.key) and keys.is_reserve_of(keys.name_of(r.key), node))
         return {keys.block_key(cidr) for record in handles for cidr in handle_blocks(record.value)}
 
     def _claims(self, records: Sequence[Record]) -> list[_Claim]:
@@ -203,8 +204,11 @@ class Sync:
             blocks = await self._read(sorted(map(keys.block_key, cidrs)))
             self._record(blocks.facts())
 
+    def _is_reserve(self, key: str) -> bool:
+        return key == self._unnamed or key.startswith(self._named)
+
     def _is_fact(self, key: str) -> bool:
-        return not key.startswith((self._reserves, self._affinities, keys.PRESSURE))
+        return not self._is_reserve(key) and not key.startswith((self._affinities, keys.PRESSURE))
 
     def _heed(self, key: str, value: bytes | None, revision: int) -> None:
         """A pool is pressed, or no more: nothing that this node must remember longer than it lasts."""

@@ -1,6 +1,7 @@
 """Reading the store: the first look, the watch, leftovers of other programs' claims, and settings that change."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from ipamd.core.address import parse_cidr
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Place
 from ipamd.core.records import affinity_record, attribute, new_block
+from ipamd.store.base import Snapshot
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 from tests.store.truth import at_rest, view
@@ -43,6 +45,30 @@ def block(cidr: str, owner: str | None, *handles: str) -> bytes:
     for ordinal, handle in enumerate(handles):
         record.take({ordinal}, attribute(handle, {"node": "n1"}))
     return record.encode()
+
+
+async def test_the_reserves_of_nodes_with_a_longer_name_are_not_read(
+    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of node ``n1`` the reserve of each state file is read, not that of ``n10``."""
+    ours = {
+        keys.handle_key(handle) for handle in ("ipamd-reserve-n1", "ipamd-reserve-n1.aaaa", "ipamd-reserve-n1.bbbb")
+    }
+    theirs = {keys.handle_key(handle) for handle in ("ipamd-reserve-n10", "ipamd-reserve-n10.cccc")}
+    for key in ours | theirs:
+        store.put(key, b'{"block":{},"deleted":false}')
+    read, found = store.read, set()
+
+    async def see(*arguments: Sequence[str]) -> Snapshot:
+        snapshot = await read(*arguments)
+        found.update(record.key for record in snapshot.records)
+        return snapshot
+
+    monkeypatch.setattr(store, "read", see)
+    node = Node("n1", store, instance="aaaa")
+    await node.sync.look()
+    assert ours <= found
+    assert not theirs & found
 
 
 @pytest.mark.parametrize("late", [False, True])
