@@ -98,7 +98,7 @@ class Block:
     # --- what the store says ----------------------------------------------------------------------------------
 
     def merge(self, record: BlockRecord | None, value: bytes, revision: int) -> None:
-        """Take in the committed image as of ``revision``; None: the block is not there."""
+        """Take in the committed image as of ``revision``; None: the block is not there, or ``value`` says deleted."""
         free_before = [] if self.record is None else self.record.unallocated
         was_owned = self.owned
         # A new image: whatever was under way expects the one before. The same image told again proves nothing.

@@ -421,7 +421,7 @@ class Ledger:
             self._withdraw_reserved(block)
         elif cidr in self.blocks:
             block = self.blocks[cidr]
-            block.merge(None, b"", fact.revision)
+            block.merge(None, fact.value or b"", fact.revision)
             for each in self.settings.pools.values():
                 if each.name in self.reserves and each.cidr.overlaps(block.net):
                     self.reserves[each.name].reopen()  # there is room where the block was
@@ -441,7 +441,7 @@ class Ledger:
             return False
         del self.blocks[block.cidr]
         self._sort_blocks()
-        if block.record is not None:  # who looks at it again must be told what is known already, but nothing older
+        if block.value:  # who looks at it again must be told what is known already, but nothing older
             self._revisions[keys.block_key(block.net)] = block.revision - 1
         return True
 
@@ -474,7 +474,7 @@ class Ledger:
         """A sequence of facts that makes an empty ledger equal to this one."""
         for attachment, started in self.tombstones.items():
             yield Released(attachment, attachment.handle, (), started)
-        present = {keys.block_key(block.net) for block in self.blocks.values() if block.record is not None}
+        present = {keys.block_key(block.net) for block in self.blocks.values() if block.value}
         for key, revision in self._revisions.items():
             if key not in self.settings.records and key not in present:
                 yield Committed(key, revision, None)  # else an older word of the store could bring it back
@@ -482,7 +482,7 @@ class Ledger:
             yield Committed(key, self._revisions[key], value)
         yield from self.holdings.values()  # before the images: one that gives this node nothing is kept for its pods
         for block in self.blocks.values():
-            if block.record is not None:
+            if block.value:
                 yield Committed(keys.block_key(block.net), block.revision, block.value)
             if block.withdrawn:
                 yield Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn)))

@@ -270,7 +270,7 @@ class _Draft:
         if keys.block_key(block.net) in self.ledger.damaged:
             return False  # a block that cannot be read cannot be written, and must not keep the others waiting
         operations = len(self.images) + len(self.handles | {handle, self.ledger.reserve_handle}) + self._affinities
-        fresh = (1 if block.value else 2) if block.cidr not in self.images else 0
+        fresh = (2 if block.record is None else 1) if block.cidr not in self.images else 0
         size = self._size + (len(block.value) + 256 if fresh else 0) + 512
         if self.images and (operations + fresh > self.limits.operations or size > self.limits.size):
             self.full = True
@@ -282,16 +282,16 @@ class _Draft:
         """The image of a block to edit, in which whatever has cooled is free."""
         image = self.images.get(block.cidr)
         if image is None:
-            # A block that vanished beneath living pods is written again.
-            image = (
-                BlockRecord(block.value)
-                if block.value
-                else new_block(block.net, keys.host_affinity(self.ledger.node), self.now.unix)
-            )
+            # A block that vanished beneath living pods is written again; one that was marked as deleted comes back with
+            # what others have in it.
+            owner = keys.host_affinity(self.ledger.node)
+            image = BlockRecord(block.value) if block.value else new_block(block.net, owner, self.now.unix)
+            if image.deleted:
+                image.revive(owner)
             for ordinal in ordinals_of(block.cooled):
                 image.free(ordinal)
             self.images[block.cidr] = image
-            self._affinities += not block.value
+            self._affinities += block.record is None
         return image
 
     def _release(self, block: Block, ordinal: int, handle: str) -> None:
@@ -317,15 +317,17 @@ class _Draft:
         secondary = {**assigned.labels, "node": self.ledger.node}
         if "type" not in secondary:  # Calico gives a tunnel address no time
             secondary["timestamp"] = go_time(assigned.at)
-        raw = attribute(assigned.handle, secondary)
+        raw, reserve = attribute(assigned.handle, secondary), self.ledger.reserve_handle
         before = image.owner(ordinal)
+        if block.record is None and before is not None and before.handle not in (assigned.handle, reserve):
+            return  # somebody's meanwhile: contested, as soon as the block is back
         if before is None:
             image.take({ordinal}, raw)
         else:
             image.give(ordinal, raw)
             if before.handle:
                 self.handles.add(before.handle)
-        self.handles |= {assigned.handle, self.ledger.reserve_handle}
+        self.handles |= {assigned.handle, reserve}
 
     # --- what comes out ---------------------------------------------------------------------------------------
 
@@ -337,7 +339,7 @@ class _Draft:
         blocks = []
         for cidr, image in self.images.items():
             block = self.ledger.blocks[cidr]
-            if not block.value:
+            if block.record is None:
                 gains.insert(0, self._affinity_change(block))
             # As with Calico, a block that is no node's goes with the last of its addresses.
             value = image.encode() if image.affinity is not None or not image.empty else None

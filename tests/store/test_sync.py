@@ -10,8 +10,8 @@ from trio.testing import MockClock
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.errors import Code, RefusedError
-from ipamd.core.facts import Place
-from ipamd.core.records import affinity_record, attribute, new_block
+from ipamd.core.facts import Committed, Place
+from ipamd.core.records import BlockRecord, affinity_record, attribute, new_block
 from ipamd.store.base import Snapshot
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
@@ -95,6 +95,56 @@ async def test_what_an_earlier_life_reserved_in_anothers_block_is_found(
             await trio.sleep(1)
         assert node.ledger.blocks[FOUR].available == 1
         at_rest(store, [node])
+
+
+# --- marks of deletion -----------------------------------------------------------------------------------------------
+
+
+async def test_a_block_marked_as_deleted_beneath_its_pods_comes_back(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """Its own pods, a borrower's and whoever took a pod's address keep theirs; soon there are no more conflicts."""
+    node = Node("n1", store)
+    async with node.running():
+        first, second = await node.add(add_request("a")), await node.add(add_request("b"))
+        await node.flushed()
+        block = node.ledger.blocks[first.places[0].block]
+        record = BlockRecord(block.value)
+        free = record.unallocated[0]
+        record.take({free}, attribute("k8s-pod-network.other", {"node": "n2"}))
+        record.give(second.places[0].ordinal, attribute("k8s-pod-network.thief", {"node": "n2"}))
+        key = keys.block_key(block.net)
+        store.put(key, record.encode().replace(b'"deleted":false', b'"deleted":true'))
+        await trio.sleep(2)
+        after = BlockRecord(store.records[key].value)
+        assert not after.deleted
+        owners = {ordinal: owner.handle for ordinal in range(64) if (owner := after.owner(ordinal)) is not None}
+        assert owners[first.places[0].ordinal] == "k8s-pod-network.a"
+        assert owners[free] == "k8s-pod-network.other"
+        assert block.contested == {second.places[0].ordinal: "k8s-pod-network.thief"}
+        conflicts = node.writer.progress.conflicts
+        await node.add(add_request("c"))
+        await node.flushed()
+        await trio.sleep(60)
+        assert node.writer.progress.conflicts == conflicts < 5
+
+
+async def test_a_mark_of_deletion_that_a_state_file_remembers_is_overcome(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """The node died before it could write the block again: its next life does."""
+    async with Node("n1", store).running() as node:
+        (place,) = (await node.add(add_request("a"))).places
+        await node.flushed()
+        key = keys.block_key(node.ledger.blocks[place.block].net)
+    store.put(key, store.records[key].value.replace(b'"deleted":false', b'"deleted":true'))
+    marked = store.records[key]
+    node.record([Committed(key, marked.revision, marked.value)])
+    async with Node("n1", store, facts=list(node.ledger.checkpoint())).running() as again:
+        await again.flushed()
+        assert not BlockRecord(store.records[key].value).deleted
+        assert view(store).allocations()[place][0] == "k8s-pod-network.a"
+        assert again.writer.progress.conflicts < 5
 
 
 # --- leftovers ------------------------------------------------------------------------------------------------

@@ -104,6 +104,11 @@ class BlockRecord:
         """Softly deleted: to be treated as absent."""
         return bytes(self._fields.get("deleted", b"")) == b"true"  # a Raw equals no bytes
 
+    def revive(self, affinity: str) -> None:
+        """Take the mark of a soft deletion away: the block belongs to ``affinity``, and keeps its allocations."""
+        self.affinity = affinity
+        self._fields["deleted"] = Raw(b"false")
+
     @property
     def empty(self) -> bool:
         """Whether nobody has an address of it; what is set aside in a block for a Windows node does not count."""
