@@ -170,9 +170,10 @@ class Waiting:
             self._ledger.want(shortage.wanted)
         elif shortage.pool:
             now = self._now().boot
-            reserve = self._ledger.reserve(shortage.pool, now)
-            reserve.waiting += 1
-            reserve.grow(now)
+            for pool in (shortage.pool, *shortage.also):
+                reserve = self._ledger.reserve(pool, now)
+                reserve.waiting += 1
+                reserve.grow(now)
         else:
             return
         self._on_demand()
@@ -181,7 +182,8 @@ class Waiting:
         if shortage.wanted:
             self._ledger.unwant(shortage.wanted)
         elif shortage.pool:
-            self._ledger.reserve(shortage.pool, self._now().boot).waiting -= 1
+            for pool in (shortage.pool, *shortage.also):
+                self._ledger.reserve(pool, self._now().boot).waiting -= 1
 
 
 def _unconfirmed(refusal: RefusedError, obstacle: str) -> RefusedError:

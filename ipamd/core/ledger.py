@@ -296,12 +296,16 @@ class Ledger:
             reserve.named = reserve.named or bool(request.named.get(family))
             if (reserve.closed is None and reserve.refusal is None) or self._has_free(pool.name):
                 return Shortage(pool.name)
-        refusals = []  # only when there is no block to claim in any pool, addresses of other nodes' blocks come in
+        # Only when there is no block to claim in any pool, addresses of other nodes' blocks come in.
+        hopeful, refusals = [], []
         for pool in pools:
             refusal = self.reserve(pool.name, now).refusal
             if refusal is None or (now - refusal.at >= RETRY_AFTER and refusal.at < request.started):
-                return Shortage(pool.name)  # what was refused a while ago is looked at again, once for an ADD
-            refusals.append((pool, refusal))
+                hopeful.append(pool.name)  # what was refused a while ago is looked at again, once for an ADD
+            else:
+                refusals.append((pool, refusal))
+        if hopeful:
+            return Shortage(hopeful[0], also=tuple(hopeful[1:]))
         reasons = "; ".join(f"pool {pool.name} ({pool.cidr}): {refusal.why}" for pool, refusal in refusals)
         raise RefusedError(
             refusals[-1][1].code, f"cannot assign an IPv{family} address to {request.subject}: {reasons}"

@@ -78,11 +78,13 @@ class Shortage(Struct, frozen=True):
     """An ADD must wait: this pool (by name), whose turn it is, has no address in reserve.
 
     ``pool`` is "" while the pools are not known: the store has not answered since this node's first start. ``wanted``
-    are the places that the ADD asked for, if it asked for addresses: no others will do.
+    are the places that the ADD asked for, if it asked for addresses: no others will do. ``also`` are the pools that
+    come next and can give no more by themselves either: whichever has an address first serves.
     """
 
     pool: str
     wanted: tuple[Place, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 class Deleted(Struct, frozen=True):

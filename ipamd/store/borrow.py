@@ -40,12 +40,12 @@ class Hunt:
 
     It lives from one need to the next: the blocks that were looked at the longest ago come first, so that an ADD does
     not begin anew where another has just found nothing. ``began`` is when the present need arose, 0 if there is none;
-    ``baffled`` when all blocks had been looked at since and had nothing, 0 before. ``supplied`` is the reserve's at
-    the last look: while addresses come in, the need begins anew.
+    ``baffled`` when all blocks had been looked at since and had nothing, 0 before; ``looked`` when the last look was.
+    ``supplied`` is the reserve's at the last look: while addresses come in, the need begins anew.
     """
 
     def __init__(self, node: str, pool: Pool) -> None:
-        self.began = self.baffled = 0
+        self.began = self.baffled = self.looked = 0
         self.supplied = 0
         self._listed: int | None = None
         self._node, self._pool = node, pool
@@ -84,7 +84,9 @@ class Hunt:
         passed: list[str] = []
         while self._line and len(chunk) < self._chunk:
             seen = self._seen[self._line[0]]
-            if seen >= (self.baffled or self.began) and now - seen < ROUND:
+            # By time only when all had their turn: to read them may take longer than a ROUND.
+            done = now - seen < ROUND if self.baffled else seen >= self.began
+            if done:
                 break
             key = self._line.popleft()
             passed.append(key)
@@ -92,6 +94,7 @@ class Hunt:
                 chunk.append(key)
         if not chunk and not self.baffled:
             self.baffled = now
+        self.looked = now
         self._line.extend(passed)
         self._seen.update(dict.fromkeys(passed, now))
         return chunk

@@ -48,6 +48,11 @@ class Borrower:
         self._pressed: set[str] = set()
         self._asked: dict[Place, str] = {}
 
+    def turn(self, pool: Pool) -> int:
+        """By what to sort pools: where nothing was found, those that were looked at the longest ago come first."""
+        hunt = self._hunts.get(pool)
+        return hunt.looked if hunt is not None and hunt.baffled else 0
+
     async def hunt(self, pool: Pool) -> float | None:
         """Look at the next few blocks of a pool for what its waiting ADDs need.
 

@@ -302,7 +302,7 @@ class Writer:
 
     async def _supply_pools(self, now: int) -> bool:
         """Get the pools what they lack; whether to go on at once."""
-        for pool in self._ledger.pools_in_use():
+        for pool in sorted(self._ledger.pools_in_use(), key=self.borrower.turn):
             if not supply.wants_block(self._ledger, pool, now):
                 await self._reconsider(pool, now)
             elif await self._supply(pool, now):

@@ -77,21 +77,63 @@ def store() -> MemoryStore:
     return made
 
 
-@pytest.mark.parametrize("pools", [2, 4])
+@pytest.mark.parametrize("pools", [2, 4, 12])
 async def test_an_add_is_refused_when_all_its_pools_are_full(
     autojump_clock: MockClock, store: MemoryStore, pools: int
 ) -> None:
-    """What was found of the first pool still holds when the last has been searched: no search begins anew."""
+    """All nodes are asked for their reserve of all its pools at once: twelve pools take no longer than one."""
     put_block(store, "10.0.0.0/28", "host:other", *range(16))
     for number in range(1, pools):
         store.put(*pool_record(f"p{number}", f"10.0.{number}.0/28", blockSize=28))
         put_block(store, f"10.0.{number}.0/28", "host:other", *range(16))
     async with Node("n1", store).running() as node:
         for container in ("a", "b"):
+            began = trio.current_time()
             with pytest.raises(RefusedError) as refused:
                 await node.add(add_request(container))
+            assert trio.current_time() - began < 2
             assert refused.value.code == Code.EXHAUSTED
             assert refused.value.msg.count("none of its 1 blocks is free") == pools
+        assert {key for key in store.records if key.startswith(keys.PRESSURE)} == {
+            keys.pressure_key(name) for name in ("p", *(f"p{number}" for number in range(1, pools)))
+        }
+
+
+@pytest.mark.parametrize("pools", [1, 3])
+async def test_full_pools_of_many_blocks_are_refused_as_soon(autojump_clock: MockClock, pools: int) -> None:
+    """To read all blocks takes longer than one is left alone: the search ends all the same, and keeps no other waiting."""
+    store = MemoryStore(delay=0.005)
+    for number in range(pools):
+        many(store, 256, set(), f"p{number}", f"10.{number}.0.0")
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        began = trio.current_time()
+        with pytest.raises(RefusedError) as refused:
+            await node.add(add_request("a"))
+        assert trio.current_time() - began < 2.5
+        assert refused.value.msg.count("none of its 256 blocks is free") == pools
+        assert sum(key.startswith(keys.PRESSURE) for key in store.records) == pools
+
+
+async def test_whichever_of_the_full_pools_has_an_address_first_serves(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """One address comes free in the third pool: the pod has it at once, and nothing is borrowed of the others."""
+    put_block(store, "10.0.0.0/28", "host:other", *range(16))
+    for number in (1, 2, 3):
+        store.put(*pool_record(f"p{number}", f"10.0.{number}.0/28", blockSize=28))
+        put_block(store, f"10.0.{number}.0/28", "host:other", *range(16))
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
+        nursery.start_soon(node.add, add_request("a"))
+        await trio.sleep(0.5)
+        for number in (2, 3):
+            put_block(store, f"10.0.{number}.0/28", "host:other", *range(15))
+        await trio.sleep(0.1)
+        assert [assigned.places for assigned in node.ledger.holdings.values()] == [(Place("10.0.2.0/28", 15),)]
+        await node.flushed()
+        assert not any(reserve.waiting for reserve in node.ledger.reserves.values())
+        at_rest(store, [node], strangers=[OTHER])
+        assert view(store).blocks()["10.0.3.0/28"].unallocated == [15]
 
 
 # --- from whom, and how much ----------------------------------------------------------------------------------
@@ -517,10 +559,10 @@ async def test_who_is_always_slower_is_not_refused_while_there_is_something(
 # --- cost -----------------------------------------------------------------------------------------------------
 
 
-def many(store: MemoryStore, blocks: int, free: set[int]) -> Pool:
+def many(store: MemoryStore, blocks: int, free: set[int], name: str = "p", base: str = "10.0.0.0") -> Pool:
     """A pool of so many blocks of 4, all other nodes', full but for ``free`` blocks that have one address each."""
-    pool = Pool("p", parse_cidr(f"10.0.0.0/{32 - (4 * blocks).bit_length() + 1}"), 30)
-    store.put(*pool_record("p", str(pool.cidr), blockSize=30))
+    pool = Pool(name, parse_cidr(f"{base}/{32 - (4 * blocks).bit_length() + 1}"), 30)
+    store.put(*pool_record(name, str(pool.cidr), blockSize=30))
     for index in range(blocks):
         cidr = str(pool.block(index))
         record = new_block(parse_cidr(cidr), f"host:o{index % 50}", EPOCH)
