@@ -95,6 +95,7 @@ class Kubelet:
                 sandbox.deleting = False
                 sandbox.ended = sandbox.adds == adds
                 sandbox.in_doubt = self.machine.disk.full
+                (self.judge.unwritten.add if sandbox.in_doubt else self.judge.unwritten.discard)(sandbox.container)
                 return
             await trio.sleep(RETRY * self.random.random())
 
