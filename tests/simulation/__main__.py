@@ -24,6 +24,9 @@ KINDS = ("double", "lost", "leaked", "unsound")
 SHOWN = 5
 """Failing seeds that are shrunk and shown."""
 
+OFTEN = 1000
+"""Seeds after which a run says how far it is."""
+
 
 def main() -> int:
     """1 if anything was wrong."""
@@ -60,7 +63,9 @@ def soak(seeds: Sequence[int], processes: int) -> int:
     """Run seeds, and print what was wrong in each that failed."""
     began, counts, acknowledged, happened, failed = time.perf_counter(), Counter[str](), 0, 0, 0
     with multiprocessing.Pool(processes, gc.set_threshold, (50_000,)) as pool:
-        for verdict in pool.imap(_run, seeds, chunksize=8):
+        for done, verdict in enumerate(pool.imap(_run, seeds, chunksize=8)):
+            if done and done % OFTEN == 0:
+                _print(f"{done} seeds, {failed} failed")
             acknowledged += verdict.acknowledged
             happened += verdict.events
             if verdict.findings:

@@ -9,13 +9,13 @@ from random import Random
 import structlog
 import trio
 import trio._core._run as trio_run
-import trio.testing
 from msgspec import Struct, structs
 
 from ipamd.config import Config
 from ipamd.config.schema import Reserve
 from ipamd.core import keys
 from tests.nodes import EPOCH, pool_record
+from tests.simulation.clock import Clock
 from tests.simulation.disk import mounted
 from tests.simulation.judge import Judge
 from tests.simulation.kubelet import Kubelet, Sandbox
@@ -427,8 +427,8 @@ def simulate(plan: Plan) -> Verdict:
                 await worlds[0].run()
             nursery.cancel_scope.cancel()
 
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    with _deterministic(plan.seed), mounted(), _listening(worlds):
+    clock = Clock()
+    with _deterministic(plan.seed), mounted(), _listening(worlds), clock.instead_of_trios():
         try:
             trio.run(main, clock=clock)
         except* Exception as errors:  # noqa: BLE001 - whatever it is, it is the finding
