@@ -58,6 +58,7 @@ from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreU
 from ipamd.store.batch import Limits as BatchLimits
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
+from ipamd.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from ipamd.kubernetes.cluster import Cluster
@@ -73,6 +74,10 @@ OWN_FILES = 128
 
 DRAIN_GRACE = 30.0
 """Seconds that a drain at the end may take."""
+
+START_GRACE = 30.0
+"""Seconds after which the service manager is told that we are up though no ADD can be served: a node whose etcd is away
+must boot, and what waits for us may be what etcd waits for."""
 
 _log = get_logger("daemon")
 
@@ -197,7 +202,8 @@ class Daemon:
         self.writer: Writer | None = None
         self.sync: Sync | None = None
         self.report = Report(config, self.ledger, lambda: journal.size, lambda: aside(config.state_dir))
-        self._ready_event = trio.Event()
+        self._changed = trio.Event()
+        """Set, and made anew, when what decides whether an ADD can be served may have changed."""
         self._opened = trio.Event()
         self._bound: socket.socket | None = None
         """The Unix socket, if it is our own and not systemd's."""
@@ -248,6 +254,7 @@ class Daemon:
             self._drain,
         )
         self.servers = self.report.servers
+        self.supervisor = Supervisor(os.environ, os.getpid())
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -269,9 +276,12 @@ class Daemon:
                 background.start_soon(self.work)
                 background.start_soon(_empty, spool)
                 background.start_soon(self._watch_runtime)
+                background.start_soon(self._announce_start)
                 background.start_soon(self._announce_ready, demo)
+                background.start_soon(self.supervisor.attend, self.report.sentence)
                 _log.info("stopping", signal=await told_to_stop())
                 self.report.stopping = True
+                self.supervisor.status(self.report.sentence(), "STOPPING=1")
                 for each in self.servers:
                     each.stop(GRACE)
             if self.config.drain_on_exit:
@@ -297,7 +307,7 @@ class Daemon:
         self.ledger.draining = draining
         self.waiting.serve()  # who waits for an address learns that there will be none
         self._wake(hurry=True)
-        self._ready_event.set()
+        self._note_change()
         return self.report.drain()
 
     async def _drain_last(self) -> None:
@@ -383,6 +393,7 @@ class Daemon:
             nursery.start_soon(self.writer.run)
             await self.sync.first.wait()
             self._wake(hurry=True)
+            self._note_change()
             await keep_creating_pools(self.config.default_pools, store, self.ledger.settings, self._now)
 
     async def _watch_runtime(self) -> None:
@@ -418,10 +429,25 @@ class Daemon:
             self.house.journal_failed(error)
         self._wake()
 
+    async def _announce_start(self) -> None:
+        """Tell the service manager that we are up; within START_GRACE, as soon as an ADD can be served."""
+        with trio.move_on_after(START_GRACE):
+            await self._until_not(self.report.starting)
+        if reason := self.report.starting():
+            _log.warning("serving what does not need the store", reason=reason)
+        self.supervisor.status(self.report.sentence(), "READY=1")
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _until_not(self, reason: Callable[[], str]) -> None:
+        """Wait until there is no reason any more."""
+        while reason():
+            await self._changed.wait()
+
     async def _announce_ready(self, demo: bool) -> None:  # noqa: FBT001 - start_soon passes positions
-        while self.report.unready():
-            await self._ready_event.wait()
-            self._ready_event = trio.Event()
+        await self._until_not(self.report.unready)
         _log.info("ready", reserve=sum(block.available for block in self.ledger.blocks.values()))
         if demo:
             sys.stdout.write(demo_lines(self.config))
@@ -449,7 +475,7 @@ class Daemon:
         if self.sync is not None:
             self.sync.follow(max((fact.revision for fact in facts if isinstance(fact, Committed)), default=0))
         self._wake()
-        self._ready_event.set()
+        self._note_change()
 
     def _wake(self, *, hurry: bool = False) -> None:
         if self.writer is not None:

@@ -41,6 +41,7 @@ class Kubernetes(Protocol):
         """Its part of the status."""
 
 
+_NO_POOL = "no pool serves this node"
 _NO_KUBERNETES = {"kubernetes_connected": 0.0, "kubernetes_lists_total": 0.0, "kubernetes_fetches_total": 0.0}
 
 
@@ -101,13 +102,31 @@ class Report:
             return ""
         return f"no address is in reserve; {self.excuse()}"
 
+    def starting(self) -> str:
+        """Why the start is not over: no ADD from pools can be served yet. Where no pool is to be, that is no reason."""
+        reason, pools = self.unready(), self._config.default_pools
+        return "" if reason == _NO_POOL and not (pools.ipv4_cidr or pools.ipv6_cidr) else reason
+
+    def sentence(self) -> str:
+        """How the daemon is, in one line, for ``systemctl status``."""
+        reserve = sum(block.available for block in self._ledger.blocks.values())
+        counts = (
+            f"{self.attachments} attachments, {reserve} addresses in reserve, {self.unflushed} not in the store yet"
+        )
+        if self.stopping:
+            return f"stopping: {counts}"
+        if reason := self.unready():
+            return f"no ADD from pools can be served: {reason}; {counts}"
+        trouble = self.excuse_of_store()
+        return f"serving: {trouble}; {counts}" if trouble else f"serving: {counts}"
+
     def _unready_by_itself(self) -> str:
         """The same where no pool serves all pods: there may be pools for those that name one, or of some namespaces."""
         if not self._ledger.synced:
             return f"no pool is known yet; {self.excuse()}"
         if any(self._ledger.serves(pool) for pool in self._ledger.settings.pools.values()):
             return self.excuse_of_store()
-        return "no pool serves this node"
+        return _NO_POOL
 
     def excuse(self) -> str:
         """Why an address is not to be had at once."""
@@ -129,6 +148,11 @@ class Report:
     def unflushed(self) -> int:
         """How many assignments and releases the store does not have yet."""
         return sum(len(block.unflushed) + len(block.releasing) for block in self._ledger.blocks.values())
+
+    @property
+    def attachments(self) -> int:
+        """How many there are, with addresses of pools or of host-local ranges."""
+        return len(self._ledger.holdings) + len(self._ledger.ranges.holdings)
 
     def measures(self, now: int) -> Mapping[str, float]:
         """The numbers for the metrics, by name without ``ipamd_``; ``now`` is CLOCK_BOOTTIME (ns)."""
@@ -196,7 +220,7 @@ class Report:
                 "leaked": self.survey.leaked if self.survey else 0,
             },
             "draining": self._ledger.draining,
-            "attachments": len(self._ledger.holdings) + len(self._ledger.ranges.holdings),
+            "attachments": self.attachments,
             "blocks": len(self._ledger.blocks),
         }
 

@@ -18,6 +18,7 @@ ALLOWED = {
         "api.connection", "api.look", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
         "runtime.survey", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
+        "supervisor",
     },
     "etcd3": {"store.etcd.rpc"},
     "grpc": {"store.etcd.channel", "store.etcd.rpc", "store.etcd.watch"},
