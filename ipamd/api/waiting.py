@@ -173,6 +173,7 @@ class Waiting:
             for pool in (shortage.pool, *shortage.also):
                 reserve = self._ledger.reserve(pool, now)
                 reserve.waiting += 1
+                reserve.named = reserve.named or shortage.named
                 reserve.grow(now)
         else:
             return

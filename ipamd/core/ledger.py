@@ -105,11 +105,11 @@ class Ledger:
         held = self.holdings.get(request.attachment)
         if held is not None:
             return Added(held, ())
-        self._refuse_late(request)
+        self.refuse_late(request)
         handle = request.attachment.handle
         places: list[Place] = []
         for family in request.families:
-            found = self._adopt(handle, family) or self._head(request, family, now.boot)
+            found = self._adopt(handle, family) or self.choose(request, family, now.boot)
             if isinstance(found, Shortage):
                 return found
             places.append(found)
@@ -124,7 +124,7 @@ class Ledger:
         Raises RefusedError, see ``RangeLedger.add``.
         """
         if request.attachment not in self.ranges.holdings:
-            self._refuse_ended(request)
+            self.refuse_ended(request)
         return self.ranges.add(request, now)
 
     def _add_requested(self, request: AddRequest, now: Now) -> Added | Shortage:
@@ -136,7 +136,7 @@ class Ledger:
         families = [family for family in request.addresses if not self._has_requested(request, family, held)]
         if held is not None and not families:
             return Added(held, ())
-        self._refuse_late(request)
+        self.refuse_late(request)
         if not self.synced and not self.settings.pools:
             return Shortage("")
         handle = request.attachment.handle
@@ -146,7 +146,7 @@ class Ledger:
             block = self.blocks.get(place.block)
             if block is not None and (block.ready(place.ordinal) or place.ordinal in block.adopted.get(handle, ())):
                 continue
-            self._refuse_requested(request, family, block, place)
+            self.refuse_requested(request, family, block, place)
             missing = pool.name
         places = tuple(place for _pool, place in found)
         if missing:
@@ -174,7 +174,7 @@ class Ledger:
                 raise requested.refused(request, family, Code.ADDRESS_NOT_ASSIGNABLE, why)
         return False
 
-    def _refuse_requested(self, request: AddRequest, family: int, block: Block | None, place: Place) -> None:
+    def refuse_requested(self, request: AddRequest, family: int, block: Block | None, place: Place) -> None:
         """Raise RefusedError if it is known that the place cannot be had; what is not known is worth the wait."""
         holder = block.desired.get(place.ordinal) if block else None
         if holder is not None:
@@ -258,7 +258,8 @@ class Ledger:
             for place in earlier.places:
                 self.blocks[place.block].restate(place.ordinal, earlier)
 
-    def _refuse_ended(self, request: AddRequest | RangeRequest) -> None:
+    def refuse_ended(self, request: AddRequest | RangeRequest) -> None:
+        """Raise RefusedError if no ADD of the attachment can be served: it was deleted, or the node is drained."""
         if self.tombstones.get(request.attachment, -1) >= request.started:
             raise late(request)
         if self.draining:
@@ -268,8 +269,9 @@ class Ledger:
                 "schedule the pod on another node, or POST /v1/undrain",
             )
 
-    def _refuse_late(self, request: AddRequest) -> None:
-        self._refuse_ended(request)
+    def refuse_late(self, request: AddRequest) -> None:
+        """Raise RefusedError if the ADD cannot be served whatever the pools have: deleted, drained, locked."""
+        self.refuse_ended(request)
         if self.settings.locked:
             raise RefusedError(
                 Code.TRY_AGAIN_LATER,
@@ -283,7 +285,11 @@ class Ledger:
                 return block.place(ordinals[0])
         return None
 
-    def _head(self, request: AddRequest, family: int, now: int) -> Place | Shortage:
+    def choose(self, request: AddRequest, family: int, now: int) -> Place | Shortage:
+        """The place that an ADD which names no address gets next, or what it waits for; changes nothing.
+
+        Raises RefusedError.
+        """
         if not self.synced and not self.settings.pools:
             return Shortage("")
         pools = self.settings.selection_for(request.use).choose(request, family)
@@ -292,20 +298,19 @@ class Ledger:
                 ordinal = block.head()
                 if ordinal is not None:
                     return block.place(ordinal)
-            reserve = self.reserve(pool.name, now)
-            reserve.named = reserve.named or bool(request.named.get(family))
-            if (reserve.closed is None and reserve.refusal is None) or self._has_free(pool.name):
-                return Shortage(pool.name)
+            reserve = self.reserves.get(pool.name)
+            if reserve is None or (reserve.closed is None and reserve.refusal is None) or self._has_free(pool.name):
+                return Shortage(pool.name, named=bool(request.named.get(family)))
         # Only when there is no block to claim in any pool, addresses of other nodes' blocks come in.
         hopeful, refusals = [], []
         for pool in pools:
-            refusal = self.reserve(pool.name, now).refusal
+            refusal = self.reserves[pool.name].refusal
             if refusal is None or (now - refusal.at >= RETRY_AFTER and refusal.at < request.started):
                 hopeful.append(pool.name)  # what was refused a while ago is looked at again, once for an ADD
             else:
                 refusals.append((pool, refusal))
         if hopeful:
-            return Shortage(hopeful[0], also=tuple(hopeful[1:]))
+            return Shortage(hopeful[0], also=tuple(hopeful[1:]), named=bool(request.named.get(family)))
         reasons = "; ".join(f"pool {pool.name} ({pool.cidr}): {refusal.why}" for pool, refusal in refusals)
         raise RefusedError(
             refusals[-1][1].code, f"cannot assign an IPv{family} address to {request.subject}: {reasons}"

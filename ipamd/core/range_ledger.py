@@ -86,19 +86,27 @@ class RangeLedger:
         if held is not None:
             return RangeAdded(self._fitting(request, held), ())
         network = self._network(request.attachment.network)
-        wanted, chosen = list(request.wanted), []
-        for index, ranges in enumerate(request.sets):
-            address = self._next(request, network, index, ranges, wanted)
+        chosen = []
+        for index, address in enumerate(self.choose(request)):
             # Also if a later set refuses the ADD: host-local goes on from there. No promise, so no fact tells it.
             network.cursors[index] = address
             chosen.append(format_address(*address))
+        assigned = RangeAssigned(request.attachment, tuple(chosen), request.labels, now.unix, request.started)
+        self.apply(assigned)
+        return RangeAdded(assigned, (assigned,))
+
+    def choose(self, request: RangeRequest) -> Iterator[Address]:
+        """The address of each range set that an attachment without one gets next; raises RefusedError like ``add``.
+
+        By itself it changes nothing.
+        """
+        network, wanted = self.networks.get(request.attachment.network) or Network(), list(request.wanted)
+        for index, ranges in enumerate(request.sets):
+            yield self._next(request, network, index, ranges, wanted)
         if wanted:
             second = any(find(ranges, wanted[0]) for ranges in request.sets)
             why = "would be the second one of its range set" if second else "is in no range"
             raise self._not_assignable(request, wanted[0], why)
-        assigned = RangeAssigned(request.attachment, tuple(chosen), request.labels, now.unix, request.started)
-        self.apply(assigned)
-        return RangeAdded(assigned, (assigned,))
 
     def released(self, attachment: Attachment) -> tuple[RangeReleased, ...]:
         """The fact that releases what an attachment holds, if it holds anything; not applied yet."""

@@ -79,12 +79,14 @@ class Shortage(Struct, frozen=True):
 
     ``pool`` is "" while the pools are not known: the store has not answered since this node's first start. ``wanted``
     are the places that the ADD asked for, if it asked for addresses: no others will do. ``also`` are the pools that
-    come next and can give no more by themselves either: whichever has an address first serves.
+    come next and can give no more by themselves either: whichever has an address first serves. ``named``: the ADD names
+    the pools, so that their selectors do not count.
     """
 
     pool: str
     wanted: tuple[Place, ...] = ()
     also: tuple[str, ...] = ()
+    named: bool = False
 
 
 class Deleted(Struct, frozen=True):

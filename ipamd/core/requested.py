@@ -43,18 +43,24 @@ def refused(request: AddRequest, family: int, code: Code, why: str) -> RefusedEr
 def locate(settings: Settings, request: AddRequest, family: int) -> tuple[Pool, Place]:
     """The pool and the place of the requested address of an IP version; raises RefusedError (105)."""
     value = request.addresses[family]
-    pool = next((pool for pool in settings.pools.values() if pool.cidr.has(family, value)), None)
+    pool = pool_of(settings, family, value)
     if pool is None:
         why = "it is in no IP pool; request an address of an enabled pool"
     elif (barred := settings.selection.bar(pool)) is not None:
         why = f"its pool {pool.name} ({pool.cidr}) {barred.why}; request an address of another pool"
     else:
-        block = _block_of(pool, value)
+        block = block_of(pool, value)
         return pool, Place(str(block), value - block.base)
     raise refused(request, family, Code.ADDRESS_NOT_ASSIGNABLE, why)
 
 
-def _block_of(pool: Pool, value: int) -> Cidr:
+def pool_of(settings: Settings, family: int, value: int) -> Pool | None:
+    """The pool that an address lies in."""
+    return next((pool for pool in settings.pools.values() if pool.cidr.has(family, value)), None)
+
+
+def block_of(pool: Pool, value: int) -> Cidr:
+    """The block of a pool that an address lies in."""
     bits = BITS[pool.family] - pool.block_size
     return Cidr(pool.family, value >> bits << bits, pool.block_size)
 
@@ -86,6 +92,26 @@ def lendable(block: Block, ordinal: int) -> bool:
     """Whether a place is in the reserve of another node, which gives it back when it is asked for it."""
     owner = None if block.record is None else block.record.owner(ordinal)
     return owner is not None and owner.handle.startswith(RESERVE_PREFIX) and owner.node != block.node
+
+
+def judge(block: Block | None, place: Place, damage: str, *, strict: bool) -> tuple[Code, str] | None:
+    """Why nobody of this node can have a place, as a look at the store told; None if nothing is in the way.
+
+    ``block`` is None if there is none, or none that can be understood: then ``damage`` says what is wrong with it.
+    """
+    if damage:
+        return Code.ADDRESS_NOT_ASSIGNABLE, (
+            f"the record of its block {place.block} cannot be understood ({damage}); correct or delete it"
+        )
+    return None if block is None else verdict(block, place.ordinal, strict=strict)
+
+
+def overlapped(block: str) -> tuple[Code, str]:
+    """Why nobody can have an address of a block (its CIDR) that blocks of another size are in the place of."""
+    return Code.ADDRESS_NOT_ASSIGNABLE, (
+        f"its block {block} overlaps a block of another size, made before its pool had this block size; request an "
+        "address that lies in no such block"
+    )
 
 
 def verdict(block: Block, ordinal: int, *, strict: bool) -> tuple[Code, str] | None:

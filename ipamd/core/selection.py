@@ -27,6 +27,17 @@ class Exclusion(Struct, frozen=True):
     remedy: str
 
 
+class Judged(Struct, frozen=True):
+    """What the rules say of one pool: ``exclusion`` is what keeps it from serving, None if nothing does.
+
+    ``pool`` is None if there is no such pool, or nothing of its record can be understood.
+    """
+
+    name: str
+    pool: Pool | None
+    exclusion: Exclusion | None
+
+
 class Selection:
     """What follows from pools and node labels alone, worked out once, for a use (``Workload``, ``Tunnel``).
 
@@ -90,6 +101,34 @@ class Selection:
             return chosen
         raise self._refusal(request, family)
 
+    def judge(self, request: AddRequest | None, family: int) -> list[Judged]:
+        """What admits or excludes each pool, in name order: those of an IP version, and those that nobody can read.
+
+        Without a request: what does so for every pod of this node that names none, whatever its namespace.
+        """
+        if request is not None and (named := request.named.get(family)):
+            return self._judge_named(request, family, named)
+        judged = []
+        for pool in self._pools[family]:
+            exclusion = self.exclusion(pool)
+            if exclusion is None and request is not None:
+                exclusion = _namespace_exclusion(pool, request)
+            judged.append(Judged(pool.name, pool, exclusion))
+        judged += [Judged(name, None, exclusion) for name, exclusion in self._broken.items()]
+        return sorted(judged, key=lambda each: each.name)
+
+    def _judge_named(self, request: AddRequest, family: int, named: Sequence[str]) -> list[Judged]:
+        by = request.named_by.get(family, "the request")
+        found = {name: self._find(name, family) for name in named}
+        meant = {pool.name for pool in found.values() if pool is not None}
+        passed_over = Exclusion(f"is not among the pools that {by} names", "name it")
+        judged = [
+            Judged(pool.name, pool, self.bar(pool) if pool.name in meant else passed_over)
+            for pool in self._pools[family]
+        ]
+        judged += [Judged(name, None, self._bar_named(name, family)) for name in named if found[name] is None]
+        return sorted(judged, key=lambda each: each.name)
+
     def bar(self, pool: Pool) -> Exclusion | None:
         """What keeps a pool even from who names it."""
         if pool.disabled:
@@ -109,12 +148,7 @@ class Selection:
         return list(chosen.values()) if len(chosen) == 1 else [pool for _name, pool in sorted(chosen.items())]
 
     def _refusal(self, request: AddRequest, family: int) -> RefusedError:
-        excluded = [
-            (pool.name, exclusion)
-            for pool in self._pools[family]
-            if (exclusion := self.exclusion(pool) or _namespace_exclusion(pool, request)) is not None
-        ]
-        excluded = sorted([*excluded, *self._broken.items()], key=lambda each: each[0])
+        excluded = [(each.name, each.exclusion) for each in self.judge(request, family) if each.exclusion]
         reasons = [f"pool {name} {exclusion.why}" for name, exclusion in excluded[:_LISTED]]
         if len(excluded) > _LISTED:
             reasons.append(f"{len(excluded) - _LISTED} more pools do not serve (GET /v1/pools says why)")
@@ -127,15 +161,26 @@ class Selection:
         )
 
     def _refusal_named(self, request: AddRequest, family: int, name: str) -> RefusedError:
-        its = [pool for pool in self._pools[family] if name == pool.name or _masked(name) == str(pool.cidr)]
-        exclusion = self.bar(its[0]) if its else self._broken.get(name)
+        exclusion = self._bar_named(name, family)
         by = request.named_by.get(family, "the request")
         return RefusedError(
             Code.NO_POOL,
             f"cannot assign an IPv{family} address to {request.subject}: pool {name}, which {by} names, "
-            f"{exclusion.why if exclusion else 'does not exist'}; "
-            "name an enabled pool of this IP version, by name or CIDR",
+            f"{exclusion.why if exclusion else _ABSENT.why}; {_ABSENT.remedy}",
         )
+
+    def _find(self, name: str, family: int) -> Pool | None:
+        """The pool that is meant by a name or CIDR, rather one that serves who names it."""
+        its = [pool for pool in self._pools[family] if name == pool.name or _masked(name) == str(pool.cidr)]
+        return next((pool for pool in its if self.bar(pool) is None), its[0] if its else None)
+
+    def _bar_named(self, name: str, family: int) -> Exclusion | None:
+        """What keeps a pool from who names it by this name or CIDR."""
+        pool = self._find(name, family)
+        return self._broken.get(name, _ABSENT) if pool is None else self.bar(pool)
+
+
+_ABSENT = Exclusion("does not exist", "name an enabled pool of this IP version, by name or CIDR")
 
 
 def _namespace_exclusion(pool: Pool, request: AddRequest) -> Exclusion | None:

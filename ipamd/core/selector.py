@@ -77,6 +77,12 @@ class Selector(Struct, frozen=True):
         """Whether it says in so many words that it selects everything: empty, ``all()`` or ``global()``."""
         return self.program == (_ALL,)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it looks at, each once, in the order in which it names them."""
+        looked_at = (step.label for step in self.program if isinstance(step, Comparison) and step.label)
+        return tuple(dict.fromkeys(looked_at))
+
     def __str__(self) -> str:
         return shortened(self.text)
 

@@ -75,6 +75,17 @@ def blocks_beside(ledger: Ledger, pool: Pool) -> int:
     return sum(block.owned for name in pools for block in ledger.blocks_of(name))
 
 
+def forbidden(ledger: Ledger, pool: Pool) -> tuple[str, str] | None:
+    """Why the cluster's rules do not allow this node another block, and what to do; None if they do."""
+    config = ledger.settings.config
+    owned = blocks_beside(ledger, pool)
+    if not config.auto_allocate_blocks:
+        return "autoAllocateBlocks is false", "set it, or give the node a block"
+    if owned >= config.block_limit:
+        return f"this node has {owned} blocks, the limit (maxBlocksPerHost)", "raise it or use larger blocks"
+    return None
+
+
 def to_borrow(ledger: Ledger, pool: Pool, now: int) -> int:
     """How many addresses of other nodes' blocks this node needs: enough for who waits, and a little."""
     reserve = ledger.reserve(pool.name, now)

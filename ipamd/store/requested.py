@@ -6,16 +6,18 @@ What this node cannot have is said only after a look at the store. The writer as
 from collections.abc import Iterable
 
 from ipamd.core import keys
-from ipamd.core.address import Cidr, parse_cidr
+from ipamd.core import requested as rules
+from ipamd.core.address import BITS, Cidr, parse_cidr
 from ipamd.core.clock import Now
-from ipamd.core.errors import Code
+from ipamd.core.explain import Seen
 from ipamd.core.facts import Committed, Place
 from ipamd.core.ledger import Ledger
-from ipamd.core.pool import Pool
-from ipamd.core.requested import Want, lendable, verdict
+from ipamd.core.pool import LARGEST_BLOCK, Pool
+from ipamd.core.requested import Want
 from ipamd.core.reserve import Refusal
 from ipamd.store.base import Store
 from ipamd.store.batch import SECOND
+from ipamd.store.claim import neighbours, overlaps
 
 PATIENCE = 1_500_000_000
 """How long an ADD waits for an address that another node has in reserve and was asked for (ns)."""
@@ -34,15 +36,32 @@ def _in_doubt(ledger: Ledger, place: Place, want: Want, now: int) -> bool:
         return not want.absent
     if keys.block_key(block.net) in ledger.damaged:
         return True
-    if want.asked and now - want.asked < PATIENCE and lendable(block, place.ordinal):
+    if want.asked and now - want.asked < PATIENCE and rules.lendable(block, place.ordinal):
         return False  # the watch tells when the other has given it back
-    return verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) is not None
+    return rules.verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) is not None
 
 
 async def look(store: Store, places: Iterable[Place]) -> list[Committed]:
     """What the store has at the blocks of these places."""
     block_keys = sorted({keys.block_key(parse_cidr(place.block)) for place in places})
     return (await store.read(block_keys)).facts(block_keys)
+
+
+async def see(store: Store, block: Cidr, value: int) -> Seen:
+    """What the store has where an address (as an integer) of a block lies, be it a block of another size.
+
+    Raises StoreUnavailableError, StoreRefusedError.
+    """
+    bits = BITS[block.family]
+    sizes = range(LARGEST_BLOCK[block.family], bits + 1)
+    cidrs = [Cidr(block.family, value >> (bits - size) << (bits - size), size) for size in sizes]
+    found = {record.key: record for record in (await store.read([keys.block_key(cidr) for cidr in cidrs])).records}
+    for cidr in (block, *cidrs):
+        record = found.get(keys.block_key(cidr))
+        if record is not None:
+            return Seen(str(cidr), record.value, record.revision, cidr != block)
+    _revision, beside = await store.list_keys(neighbours(block))
+    return Seen(str(block), overlapped=overlaps(block, beside))
 
 
 def pause(ledger: Ledger, now: int) -> float | None:
@@ -65,11 +84,8 @@ def judge(ledger: Ledger, places: Iterable[Place], now: Now) -> list[Place]:
         want.absent = block is None
         if block is not None:
             block.note_cooled(now, ledger.settings.config.cooldown * SECOND)
-        found = verdict(block, place.ordinal, strict=ledger.settings.config.strict_affinity) if block else None
-        if damage:
-            why = f"the record of its block {place.block} cannot be understood ({damage}); correct or delete it"
-            found = Code.ADDRESS_NOT_ASSIGNABLE, why
-        elif found and block and not want.asked and lendable(block, place.ordinal):
+        found = rules.judge(block, place, damage or "", strict=ledger.settings.config.strict_affinity)
+        if found and block and not damage and not want.asked and rules.lendable(block, place.ordinal):
             want.asked = now.boot
             to_ask.append(place)
             continue
@@ -98,10 +114,6 @@ def forget_look(ledger: Ledger, cidr: Cidr) -> None:
 
 def refuse_overlapped(ledger: Ledger, cidr: Cidr, now: int) -> None:
     """Refuse the addresses of a block that cannot be claimed because one of another size is in its place."""
-    why = (
-        f"its block {cidr} overlaps a block of another size, made before its pool had this block size; request an "
-        "address that lies in no such block"
-    )
     for place, want in ledger.wanted.items():
         if place.block == str(cidr):
-            want.refusal = Refusal(Code.ADDRESS_NOT_ASSIGNABLE, why, now)
+            want.refusal = Refusal(*rules.overlapped(str(cidr)), now)

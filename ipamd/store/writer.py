@@ -314,7 +314,7 @@ class Writer:
         reserve = self._ledger.reserve(pool.name, now)
         pause = RETRY_AFTER if reserve.waiting else RECONSIDER_AFTER
         if reserve.closed is None or now - reserve.closed.at >= pause:
-            forbidden = self._forbidden(pool)
+            forbidden = supply.forbidden(self._ledger, pool)
             if forbidden:
                 self._close(pool, Code.BLOCK_LIMIT, *forbidden)
             else:
@@ -332,16 +332,6 @@ class Writer:
             reserve.refusal = reserve.closed.because("no other node's has an address", self._now().boot)
             self.on_supply()
         return True
-
-    def _forbidden(self, pool: Pool) -> tuple[str, str] | None:
-        """Why the cluster's rules do not allow this node another block, and what to do; None if they do."""
-        config = self._ledger.settings.config
-        owned = supply.blocks_beside(self._ledger, pool)
-        if not config.auto_allocate_blocks:
-            return "autoAllocateBlocks is false", "set it, or give the node a block"
-        if owned >= config.block_limit:
-            return f"this node has {owned} blocks, the limit (maxBlocksPerHost)", "raise it or use larger blocks"
-        return None
 
     async def _reconsider(self, pool: Pool, now: int) -> None:
         """See now and then whether a tight pool has a free block again: then the reserve may be large again."""
