@@ -21,9 +21,10 @@ from msgspec.structs import replace
 from ipamd import __version__
 from ipamd.api.access import Access, Peer, group_id
 from ipamd.api.connection import Limits
+from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
-from ipamd.api.look import Look
+from ipamd.api.look import PATIENCE, Look
 from ipamd.api.routes import Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd, inode
@@ -36,6 +37,7 @@ from ipamd.core import keys
 from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
+from ipamd.core.explain import Seen
 from ipamd.core.facts import Committed, Fact, RangeAssigned, RangeCursors, RangeReleased, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord, RecordError
@@ -56,6 +58,7 @@ from ipamd.report import Report, demo_lines
 from ipamd.runtime.survey import Survey
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
+from ipamd.store.requested import see
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
 from ipamd.supervisor import Supervisor
@@ -239,6 +242,8 @@ class Daemon:
         self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
         self.handlers.pools.pods = self.handlers.ranges.cidrs = self.report.kubernetes = self.cluster
         runtime = config.runtime
+        self.explain = Explain(self.ledger, now, self.report.unready, self.report.excuse, self._see)
+        self.explain.pods = self.cluster
         self.survey = Survey(self.ledger, runtime.results_dir, runtime.leak_grace, self._keep, now, _report)
         if self.cluster is not None:
             self.survey.pod_gone = self.cluster.gone
@@ -334,7 +339,10 @@ class Daemon:
         access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
         served = self._served if config.log_level == "debug" else None
         server = Server(
-            Router(table(self.handlers, self.tunnels, self.ledger, self.reports), access), limits, self._crashed, served
+            Router(table(self.handlers, self.tunnels, self.explain, self.ledger, self.reports), access),
+            limits,
+            self._crashed,
+            served,
         )
         listeners = [(server, sock) for _name, sock in from_systemd(os.environ, os.getpid())]
         if not listeners:
@@ -502,6 +510,17 @@ class Daemon:
                 return str(error)
             return ""
         return "it does not answer"
+
+    async def _see(self, block: Cidr, value: int) -> Seen:
+        """Look up what the store has where an address of a block lies; no part of memory is changed by it."""
+        if self.report.store is None:
+            return Seen(error="the store is not open yet")
+        with trio.move_on_after(PATIENCE):
+            try:
+                return await see(self.report.store, block, value)
+            except (StoreUnavailableError, StoreRefusedError) as error:
+                return Seen(error=str(error))
+        return Seen(error=f"the store did not answer within {PATIENCE:g} s")
 
     # --- what others are told ---------------------------------------------------------------------------------
 

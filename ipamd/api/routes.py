@@ -1,7 +1,7 @@
 """The API's routes: one literal table of path, method, who may call it, and what answers.
 
 The same noun names the route, the view and the command. ``GET /`` lists the table. What a route may not do: wait for
-the store (only an ADD may, inside its handler).
+the store (only an ADD may, inside its handler, and for one look ``/v1/explain``).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,6 +11,8 @@ from msgspec import Struct
 
 from ipamd.api import views
 from ipamd.api.access import Access, Peer, Rule
+from ipamd.api.answers import shown
+from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
 from ipamd.api.tunnels import Tunnels
@@ -47,33 +49,36 @@ class Reports(Struct, frozen=True):
     """Begin (True) or end a drain; how far it is."""
 
 
-def table(handlers: Handlers, tunnels: Tunnels, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
+def table(
+    handlers: Handlers, tunnels: Tunnels, explain: Explain, ledger: Ledger, reports: Reports
+) -> tuple[Route, ...]:
     """All routes of the socket."""
     return (
         Route("POST", "/v1/cni", Rule.ADMIN, "one call of the CNI plugin", handlers.cni),
-        Route("GET", "/v1/pools", Rule.READ, "IP pools and this node's share", lambda *_: _json(views.pools(ledger))),
-        Route("GET", "/v1/blocks", Rule.READ, "this node's blocks", lambda *_: _json(views.blocks(ledger))),
-        Route("GET", "/v1/allocations", Rule.READ, "addresses in use", lambda *_: _json(views.allocations(ledger))),
+        Route("GET", "/v1/pools", Rule.READ, "IP pools and this node's share", lambda *_: shown(views.pools(ledger))),
+        Route("GET", "/v1/blocks", Rule.READ, "this node's blocks", lambda *_: shown(views.blocks(ledger))),
+        Route("GET", "/v1/allocations", Rule.READ, "addresses in use", lambda *_: shown(views.allocations(ledger))),
         Route(
             "GET",
             "/v1/reserve",
             Rule.READ,
             "addresses that can be handed out at once",
-            lambda *_: _json(views.reserves(ledger, reports.now())),
+            lambda *_: shown(views.reserves(ledger, reports.now())),
         ),
         Route("GET", TUNNELS, Rule.READ, "this node's tunnel addresses", tunnels.listed),
         Route("POST", TUNNELS, Rule.ADMIN, "give the tunnel address of a type", tunnels.give),
         Route("DELETE", TUNNELS, Rule.ADMIN, "release the tunnel address of a type", tunnels.release),
-        Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: _json(reports.status())),
+        Route("GET", "/v1/explain", Rule.READ, "why: ?pod=NAMESPACE/NAME, ?address=IP or ?node", explain.answer),
+        Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: shown(reports.status())),
         Route(
             "POST",
             "/v1/drain",
             Rule.ADMIN,
             "give back all that no pod holds, and assign nothing; says how far it is",
-            lambda *_: _json(reports.drain(True)),  # noqa: FBT003 - a column of its own would say less
+            lambda *_: shown(reports.drain(True)),  # noqa: FBT003 - a column of its own would say less
         ),
-        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: _json(reports.drain(False))),  # noqa: FBT003
-        Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: _json(reports.config())),
+        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003
+        Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: shown(reports.config())),
         *public(reports),
     )
 
@@ -91,11 +96,11 @@ def public(reports: Reports) -> tuple[Route, ...]:
     def ready(_request: Request, peer: Peer) -> Response:
         reason = reports.ready()
         told = reason if peer.uid >= 0 else ""
-        return _json({"ready": not reason, "reason": told}, 503 if reason else 200)
+        return shown({"ready": not reason, "reason": told}, 503 if reason else 200)
 
     return (
         Route("GET", "/metrics", Rule.ANYONE, "metrics for Prometheus", metrics),
-        Route("GET", "/healthz", Rule.ANYONE, "the daemon answers", lambda *_: _json({"healthy": True})),
+        Route("GET", "/healthz", Rule.ANYONE, "the daemon answers", lambda *_: shown({"healthy": True})),
         Route("GET", "/readyz", Rule.ANYONE, "an ADD can be served", ready),
     )
 
@@ -133,7 +138,7 @@ class Router:
             {"method": route.method, "path": route.path, "access": route.rule.name.lower(), "what": route.what}
             for route in routes
         ]
-        return Route("GET", "/", Rule.ANYONE, "this list", lambda *_: _json(listed))
+        return Route("GET", "/", Rule.ANYONE, "this list", lambda *_: shown(listed))
 
 
 _WHO = {
@@ -141,11 +146,6 @@ _WHO = {
     Rule.READ: "only root, the daemon's own user and the members of socket_group may; join the group or use sudo",
     Rule.ANYONE: "",
 }
-
-
-def _json(value: object, status: int = 200) -> Response:
-    body = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-    return Response(status, body)
 
 
 def _refusal(status: int, msg: str) -> Response:

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from ipamd.api import views
 from ipamd.api.access import Peer
+from ipamd.api.answers import refused, shown
 from ipamd.api.http import Request, Response
-from ipamd.api.steps import STATUS
 from ipamd.api.waiting import Waiting, not_durable
 from ipamd.core import tunnel
 from ipamd.core.clock import Now
@@ -53,7 +53,7 @@ class Tunnels:
 
     def listed(self, _request: Request, _peer: Peer) -> Response:
         """The node's tunnel addresses, be they given here or taken by the node agent."""
-        return _json(views.tunnels(self._ledger))
+        return shown(views.tunnels(self._ledger))
 
     async def give(self, request: Request, _peer: Peer) -> Response:
         """Give the address of a type: the one that the node has, or a new one."""
@@ -65,10 +65,10 @@ class Tunnels:
                 await self._durable((assigned,))
             view = self._given(wanted.type, asked)
         except RefusedError as error:
-            return _refusal(error)
+            return refused(error)
         except NotDurableError as error:
-            return _refusal(RefusedError(Code.IO_FAILURE, str(error)))
-        return _json(view)
+            return refused(RefusedError(Code.IO_FAILURE, str(error)))
+        return shown(view)
 
     def _given(self, kind: str, asked: AddRequest) -> views.TunnelView:
         view = next((each for each in views.tunnels(self._ledger) if each.type == kind), None)
@@ -109,7 +109,7 @@ class Tunnels:
         try:
             wanted = _read(request)
         except RefusedError as error:
-            return _refusal(error)
+            return refused(error)
         who = tunnel.attachment(self._ledger.node, wanted.type)
         facts = self._ledger.delete(who, "", self._now().boot).facts
         try:
@@ -134,12 +134,3 @@ def _read(request: Request) -> Wanted:
             f"cannot use type {wanted.type[:80]!r}: the types are {', '.join(tunnel.HANDLES)}; name one of them",
         )
     return wanted
-
-
-def _json(value: object) -> Response:
-    return Response(200, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-
-
-def _refusal(error: RefusedError) -> Response:
-    body = msgspec.json.encode({"code": int(error.code), "msg": error.msg})
-    return Response(STATUS.get(error.code, 400), body, headers=(("Ipamd-Exit", "1"),))

@@ -5,7 +5,6 @@ Every view is a value that encodes as JSON; addresses and CIDRs are canonical te
 
 from msgspec import Struct
 
-from ipamd.core.address import format_address
 from ipamd.core.block import Block
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import rfc3339
@@ -63,6 +62,7 @@ class AllocationView(Struct, frozen=True):
     """
 
     address: str
+    pool: str
     block: str
     ordinal: int
     handle: str
@@ -137,27 +137,24 @@ def pools(ledger: Ledger) -> list[PoolView]:
 
 def blocks(ledger: Ledger) -> list[BlockView]:
     """This node's blocks, and those it holds addresses of."""
-    views = []
-    for block in ledger.blocks.values():
-        pool = ledger.pool_of(block)
-        views.append(
-            BlockView(
-                block.cidr,
-                pool.name if pool else "",
-                block.owned,
-                (block.record.affinity if block.record else None) or "",
-                block.revision,
-                block.net.size,
-                block.held,
-                block.available,
-                block.unreserved_bits.bit_count(),
-                block.lent,
-                len(block.cooling),
-                len(block.unflushed) + len(block.releasing),
-                len(block.contested),
-            )
+    return [
+        BlockView(
+            block.cidr,
+            _pool(ledger, block),
+            block.owned,
+            (block.record.affinity if block.record else None) or "",
+            block.revision,
+            block.net.size,
+            block.held,
+            block.available,
+            block.unreserved_bits.bit_count(),
+            block.lent,
+            len(block.cooling),
+            len(block.unflushed) + len(block.releasing),
+            len(block.contested),
         )
-    return views
+        for block in ledger.blocks.values()
+    ]
 
 
 def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
@@ -171,6 +168,7 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
             views.append(
                 AllocationView(
                     block.address(place.ordinal),
+                    _pool(ledger, block),
                     place.block,
                     place.ordinal,
                     assigned.handle,
@@ -186,7 +184,7 @@ def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
             )
     for block in ledger.blocks.values():
         for handle, ordinals in block.adopted.items():
-            views.extend(_adopted(block, handle, ordinal) for ordinal in ordinals)
+            views.extend(_adopted(ledger, block, handle, ordinal) for ordinal in ordinals)
     for attachment, given in ledger.ranges.holdings.items():
         who = (given.labels.get("namespace", ""), given.labels.get("pod", ""), rfc3339(given.at))
         views += [
@@ -237,6 +235,11 @@ def reserves(ledger: Ledger, now: int) -> list[ReserveView]:
     return views
 
 
+def _pool(ledger: Ledger, block: Block) -> str:
+    pool = ledger.pool_of(block)
+    return pool.name if pool else ""
+
+
 def _lender(block: Block) -> str:
     if block.owned or block.record is None:
         return ""
@@ -247,12 +250,13 @@ def _flushed(block: Block, ordinal: int) -> bool:
     return ordinal not in block.unflushed and ordinal not in block.contested
 
 
-def _adopted(block: Block, handle: str, ordinal: int) -> AllocationView:
+def _adopted(ledger: Ledger, block: Block, handle: str, ordinal: int) -> AllocationView:
     owner = block.record.owner(ordinal) if block.record else None
     secondary = owner.secondary if owner else {}
     network, _dot, container = handle.partition(".")
     return AllocationView(
-        format_address(block.net.family, block.net.base + ordinal),
+        block.address(ordinal),
+        _pool(ledger, block),
         block.cidr,
         ordinal,
         handle,

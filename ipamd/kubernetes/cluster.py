@@ -47,6 +47,11 @@ class Cluster:
         """The facts of a pod, if it is known under this uid. Without a uid nobody is: a pod may have a namesake."""
         return self._memory.facts.get((namespace, name, uid))
 
+    def find(self, namespace: str, name: str) -> PodFacts | None:
+        """The facts of this node's pod of a name, whatever its uid; None if it, or its namespace, is not known."""
+        pod, of = self._memory.pods.get((namespace, name)), self._memory.namespaces.get(namespace)
+        return None if pod is None or of is None else facts_of(namespace, name, pod, of)
+
     def gone(self, namespace: str, name: str) -> bool:
         """Whether there is no pod of this name on this node, as far as the API can be heard."""
         return self.connected and not self._memory.has_pod(namespace, name)

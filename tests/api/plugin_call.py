@@ -9,15 +9,17 @@ from typing import TypeVar
 import trio
 
 from ipamd.api.access import Peer
+from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
 from ipamd.api.steps import Stages
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.core import keys
-from ipamd.core.address import parse_cidr
+from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
+from ipamd.core.explain import Seen
 from ipamd.core.facts import Committed, Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
@@ -91,6 +93,9 @@ class Path:
             self._find,
             self._durable if durable else None,
         )
+        self.explain = Explain(self.ledger, self.now, lambda: "", lambda: "it is a test", self._look)
+        self.looks: list[Cidr] = []
+        """The blocks that the store was asked for, which it does not have."""
         self.obstacle = ""
         """Why the store cannot be asked."""
         self.commit(*pool_record("four", "10.0.0.0/16", blockSize=29))
@@ -119,6 +124,10 @@ class Path:
     async def _find(self, handle: str) -> str:
         self.log.append(f"find {handle}")
         return self.obstacle
+
+    async def _look(self, block: Cidr, _value: int) -> Seen:
+        self.looks.append(block)
+        return Seen(str(block))
 
     async def _durable(self, facts: Sequence[Fact]) -> None:
         self.log.append("durable begins " + " ".join(type(fact).__name__ for fact in facts))

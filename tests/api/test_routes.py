@@ -35,7 +35,8 @@ class Api:
             lambda draining: {"draining": draining},
         )
         self.router = Router(
-            table(self.path.handlers, self.path.tunnels, self.path.ledger, reports), Access(OWN, GROUP)
+            table(self.path.handlers, self.path.tunnels, self.path.explain, self.path.ledger, reports),
+            Access(OWN, GROUP),
         )
         self.tcp = Router(public(reports), Access(OWN, GROUP))
 
@@ -69,6 +70,7 @@ ROUTES = {
     "/v1/allocations": ("GET", Rule.READ),
     "/v1/reserve": ("GET", Rule.READ),
     TUNNELS: ("GET", Rule.READ),
+    "/v1/explain": ("GET", Rule.READ),
     "/v1/status": ("GET", Rule.READ),
     "/v1/config": ("GET", Rule.READ),
     "/v1/drain": ("POST", Rule.ADMIN),
@@ -218,6 +220,7 @@ def test_allocations(api: Api) -> None:
     assert listed == [
         {
             "address": "10.0.0.0",
+            "pool": "four",
             "block": "10.0.0.0/29",
             "ordinal": 0,
             "handle": "k8s-pod-network.c1",
@@ -231,6 +234,7 @@ def test_allocations(api: Api) -> None:
         },
         {
             "address": "10.0.0.4",
+            "pool": "four",
             "block": "10.0.0.0/29",
             "ordinal": 4,
             "handle": "k8s-pod-network.old",
