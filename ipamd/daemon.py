@@ -19,13 +19,15 @@ import trio
 from msgspec.structs import replace
 
 from ipamd import __version__
+from ipamd.api import views
 from ipamd.api.access import Access, Peer, group_id
 from ipamd.api.connection import Limits
+from ipamd.api.events import Events
 from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
 from ipamd.api.look import PATIENCE, Look
-from ipamd.api.routes import Reports, Router, public, table
+from ipamd.api.routes import Asked, Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd, inode
 from ipamd.api.spool import Spool
@@ -51,7 +53,7 @@ from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.format import salvage
 from ipamd.journal.journal import Journal, OpenReport
-from ipamd.logs import get_logger
+from ipamd.logs import get_logger, heard_by
 from ipamd.metrics import Metrics
 from ipamd.opening import keep_creating_pools, open_store
 from ipamd.report import Report, demo_lines
@@ -250,14 +252,18 @@ class Daemon:
         self.report.survey = self.survey
         self.house.elsewhere = lambda: self.survey.findings
         self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
+        self.events = Events(lambda: now().unix)
+        self.report.began = now().boot
+        self.report.requests, self.report.failures = self.metrics.requests, self.events.failures
         self.reports = Reports(
-            self.report.status,
+            lambda: self.report.status(self._now()),
             self.report.settings,
             self.metrics.exposition,
             self.report.unready,
             lambda: self._now().boot,
             self._drain,
         )
+        self._asked = Asked(self.handlers, self.tunnels, self.explain, self.events)
         self.servers = self.report.servers
         self.supervisor = Supervisor(os.environ, os.getpid())
 
@@ -265,6 +271,10 @@ class Daemon:
 
     async def run(self, *, demo: bool) -> None:
         """Serve until a signal comes."""
+        with heard_by(self.events.logged):
+            await self._run(demo=demo)
+
+    async def _run(self, *, demo: bool) -> None:
         spool = Spool(self.config.spool_dir, boot_id(), self.handlers.cni, lambda: not self.journal.owing, _report)
         spool.prepare()
         spool.carry_out()
@@ -287,6 +297,7 @@ class Daemon:
                 _log.info("stopping", signal=await told_to_stop())
                 self.report.stopping = True
                 self.supervisor.status(self.report.sentence(), "STOPPING=1")
+                self.events.close()
                 for each in self.servers:
                     each.stop(GRACE)
             if self.config.drain_on_exit:
@@ -337,12 +348,11 @@ class Daemon:
         config, api = self.config, self.config.api
         limits = Limits(self._max_connections(), api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
         access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
-        served = self._served if config.log_level == "debug" else None
         server = Server(
-            Router(table(self.handlers, self.tunnels, self.explain, self.ledger, self.reports), access),
+            Router(table(self._asked, self.ledger, self.reports), access),
             limits,
             self._crashed,
-            served,
+            self._served,
         )
         listeners = [(server, sock) for _name, sock in from_systemd(os.environ, os.getpid())]
         if not listeners:
@@ -477,8 +487,10 @@ class Daemon:
                 raise
         else:
             self.report.journal_error = ""
+        before = views.shares(self.ledger)
         for fact in facts:
             self.ledger.apply(fact)
+        self.events.blocks(before, views.shares(self.ledger))
         self.waiting.serve()
         if self.sync is not None:
             self.sync.follow(max((fact.revision for fact in facts if isinstance(fact, Committed)), default=0))
@@ -529,7 +541,10 @@ class Daemon:
         self.metrics.request(stages.verb, code, stages.total, spent)
 
     def _served(self, request: Request, response: Response, peer: Peer) -> None:
-        if request.path == "/v1/cni":
+        if request.path != "/v1/cni":
+            return
+        self.events.served(request, response)
+        if self.config.log_level == "debug":
             headers = request.headers
             _log.debug(
                 headers.get("cni-command", "?"),

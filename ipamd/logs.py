@@ -20,7 +20,8 @@ import math
 import os
 import re
 import select
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TextIO
 
@@ -74,7 +75,7 @@ def configure(level: str, format: Format, stream: TextIO) -> "Output":  # noqa: 
     """
     output = Output(stream.fileno(), Style.of(format, stream, os.environ))
     structlog.configure(
-        processors=[structlog.processors.format_exc_info, output.process],
+        processors=[structlog.processors.format_exc_info, _tell, output.process],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *_: output,
         cache_logger_on_first_use=False,  # else a logger used before a second configure() keeps the first one's output
@@ -84,6 +85,26 @@ def configure(level: str, format: Format, stream: TextIO) -> "Output":  # noqa: 
     if not any(isinstance(handler, _FromStandard) for handler in root.handlers):
         root.addHandler(_FromStandard())
     return output
+
+
+_listeners: list[Callable[[str, Mapping[str, Any]], None]] = []
+
+
+@contextmanager
+def heard_by(listener: Callable[[str, Mapping[str, Any]], None]) -> Iterator[None]:
+    """Tell each event that is logged meanwhile to a listener too, as its level and its values."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def _tell(_: object, method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Structlog's last processor but one."""
+    for listener in _listeners:
+        listener(method, event_dict)
+    return event_dict
 
 
 class Style(Struct, frozen=True):

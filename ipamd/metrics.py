@@ -56,6 +56,14 @@ class Metrics:
             if spent:
                 self._by_stage[stage].observe(spent)
 
+    def requests(self) -> dict[str, dict[str, int]]:
+        """How many requests there were since the start, by verb and code (0: success)."""
+        counts: dict[str, dict[str, int]] = {}
+        for sample in (sample for metric in self._requests.collect() for sample in metric.samples):
+            if sample.name == "ipamd_requests_total":
+                counts.setdefault(sample.labels["verb"], {})[sample.labels["code"]] = int(sample.value)
+        return counts
+
     def exposition(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and body for Prometheus, in the format that ``accept`` prefers."""
         encode, content_type = choose_encoder(accept)

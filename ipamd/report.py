@@ -1,7 +1,7 @@
 """What the daemon says of itself: whether it is ready, status, measures, configuration, the first lines to paste."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from typing import Protocol
 
@@ -10,7 +10,9 @@ import msgspec
 from ipamd import __version__
 from ipamd.config import Config
 from ipamd.core.address import FAMILIES
+from ipamd.core.clock import Now
 from ipamd.core.ledger import Ledger
+from ipamd.core.records import rfc3339
 from ipamd.store.base import Store
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Progress
@@ -66,6 +68,12 @@ class Report:
         self.servers: list[Served] = []
         self.kubernetes: Kubernetes | None = None
         self.survey: Survey | None = None
+        self.requests: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+        """How many CNI requests there were, by verb and code."""
+        self.failures: Callable[[], Sequence[object]] = list
+        """The last refused ones."""
+        self.began = 0
+        """When the daemon started (CLOCK_BOOTTIME, ns)."""
         self.stopping = False
         self.journal_error = ""
 
@@ -149,6 +157,11 @@ class Report:
         """How many assignments and releases the store does not have yet."""
         return sum(len(block.unflushed) + len(block.releasing) for block in self._ledger.blocks.values())
 
+    def unflushed_age(self, now: int) -> float:
+        """An upper bound of how old the oldest of them is (s); ``now`` is CLOCK_BOOTTIME (ns)."""
+        since = self.progress.flushed_until if self.progress is not None else now
+        return (now - since) / 1e9 if self.unflushed else 0.0
+
     @property
     def attachments(self) -> int:
         """How many there are, with addresses of pools or of host-local ranges."""
@@ -162,7 +175,7 @@ class Report:
             "store_connected": self._connected,
             "store_locked": self._ledger.settings.locked,
             "unflushed_facts": self.unflushed,
-            "unflushed_age_seconds": (now - progress.flushed_until) / 1e9 if self.unflushed else 0.0,
+            "unflushed_age_seconds": self.unflushed_age(now),
             "flush_transactions_total": progress.transactions,
             "flush_operations_total": progress.operations,
             "flush_conflicts_total": progress.conflicts,
@@ -186,11 +199,13 @@ class Report:
         known = None if self.survey is None else self.survey.attachments
         return nan if known is None else known
 
-    def status(self) -> Mapping[str, object]:
-        """Readiness, store, flush and state file, for ``GET /v1/status``."""
+    def status(self, now: Now) -> Mapping[str, object]:
+        """Readiness, store, flush and state file, for ``GET /v1/status``: counts are since the start, ages in s."""
         reason = self.unready()
         return {
             "version": __version__,
+            "at": rfc3339(now.unix),
+            "uptime_seconds": (now.boot - self.began) / 1e9,
             "node": self._config.node,
             "node_labels": dict(self._ledger.settings.node_labels),
             "reserve_handle": self._ledger.reserve_handle,
@@ -205,7 +220,14 @@ class Report:
                 "last_read_error": self.sync.last_error if self.sync else "",
                 "damaged_records": dict(self._ledger.damaged),
             },
-            "flush": {"unflushed": self.unflushed, **msgspec.to_builtins(self.progress or Progress())},
+            "flush": {
+                "unflushed": self.unflushed,
+                "unflushed_age_seconds": self.unflushed_age(now.boot),
+                **msgspec.to_builtins(self.progress or Progress()),
+            },
+            "requests": self.requests(),
+            "errors": self.failures(),
+            "pools": self._pools(),
             "state_file": {
                 "path": str(self._config.state_dir / "state"),
                 "bytes": self._journal_size(),
@@ -223,6 +245,22 @@ class Report:
             "attachments": self.attachments,
             "blocks": len(self._ledger.blocks),
         }
+
+    def _pools(self) -> Mapping[str, Mapping[str, int]]:
+        """This node's share of each pool in which it has blocks or addresses, or wants some."""
+        ledger = self._ledger
+        in_use, shares = {pool.name for pool in ledger.pools_in_use()}, {}
+        for name in sorted(ledger.settings.pools):
+            blocks, reserve = ledger.blocks_of(name), ledger.reserves.get(name)
+            if blocks or name in in_use:
+                shares[name] = {
+                    "blocks": sum(block.owned for block in blocks),
+                    "in_use": sum(block.held for block in blocks),
+                    "in_reserve": ledger.available(name),
+                    "target": reserve.target if reserve is not None and name in in_use else 0,
+                    "waiting": reserve.waiting if reserve is not None else 0,
+                }
+        return shares
 
     def drain(self) -> Mapping[str, object]:
         """How far a drain is, for ``POST /v1/drain``."""

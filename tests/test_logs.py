@@ -277,3 +277,17 @@ def test_a_full_disk_does_not_stop_the_daemon() -> None:
         output = logs.configure("info", "logfmt", stream)
         logs.get_logger("api").info("x")
     assert output.dropped == 1
+
+
+def test_who_listens_hears_what_is_logged_meanwhile(stream: TextIO) -> None:
+    """Level, event and values of each line of the level asked for; it is written all the same."""
+    heard: list[tuple[str, dict[str, object]]] = []
+    logs.configure("info", "logfmt", stream)
+    log = logs.get_logger("api")
+    log.info("before")
+    with logs.heard_by(lambda level, values: heard.append((level, dict(values)))):
+        log.warning("meanwhile", count=1)
+        log.debug("not asked for")
+    log.info("after")
+    assert heard == [("warning", {"component": "api", "event": "meanwhile", "count": 1})]
+    assert [parse(line)["event"] for line in lines(stream)] == ["before", "meanwhile", "after"]

@@ -174,7 +174,7 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
     return Invocation(
         command,
         Attachment(config.name, container, interface),
-        _read_args(headers.get("cni-args", "")),
+        read_args(headers.get("cni-args", "")),
         config,
         min(int(started), arrival) if started.isascii() and started.isdecimal() and len(started) < 20 else arrival,
     )
@@ -201,7 +201,8 @@ def _variable(header: str) -> str:
     return header.upper().replace("-", "_")
 
 
-def _read_args(text: str) -> dict[str, str]:
+def read_args(text: str) -> dict[str, str]:
+    """CNI_ARGS by key; raises RefusedError (4)."""
     if _NOT_TEXT.search(text):
         raise _environment("CNI_ARGS is not UTF-8")
     args = {}

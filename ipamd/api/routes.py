@@ -12,6 +12,7 @@ from msgspec import Struct
 from ipamd.api import views
 from ipamd.api.access import Access, Peer, Rule
 from ipamd.api.answers import shown
+from ipamd.api.events import Events
 from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
@@ -49,12 +50,20 @@ class Reports(Struct, frozen=True):
     """Begin (True) or end a drain; how far it is."""
 
 
-def table(
-    handlers: Handlers, tunnels: Tunnels, explain: Explain, ledger: Ledger, reports: Reports
-) -> tuple[Route, ...]:
+class Asked(Struct, frozen=True):
+    """What answers the routes that are more than a view."""
+
+    handlers: Handlers
+    tunnels: Tunnels
+    explain: Explain
+    events: Events
+
+
+def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
     """All routes of the socket."""
+    tunnels = asked.tunnels
     return (
-        Route("POST", "/v1/cni", Rule.ADMIN, "one call of the CNI plugin", handlers.cni),
+        Route("POST", "/v1/cni", Rule.ADMIN, "one call of the CNI plugin", asked.handlers.cni),
         Route("GET", "/v1/pools", Rule.READ, "IP pools and this node's share", lambda *_: shown(views.pools(ledger))),
         Route("GET", "/v1/blocks", Rule.READ, "this node's blocks", lambda *_: shown(views.blocks(ledger))),
         Route("GET", "/v1/allocations", Rule.READ, "addresses in use", lambda *_: shown(views.allocations(ledger))),
@@ -68,7 +77,14 @@ def table(
         Route("GET", TUNNELS, Rule.READ, "this node's tunnel addresses", tunnels.listed),
         Route("POST", TUNNELS, Rule.ADMIN, "give the tunnel address of a type", tunnels.give),
         Route("DELETE", TUNNELS, Rule.ADMIN, "release the tunnel address of a type", tunnels.release),
-        Route("GET", "/v1/explain", Rule.READ, "why: ?pod=NAMESPACE/NAME, ?address=IP or ?node", explain.answer),
+        Route("GET", "/v1/explain", Rule.READ, "why: ?pod=NAMESPACE/NAME, ?address=IP or ?node", asked.explain.answer),
+        Route(
+            "GET",
+            "/v1/events",
+            Rule.READ,
+            "what was done: ?after=NUMBER&wait=SECONDS",
+            asked.events.answer,
+        ),
         Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: shown(reports.status())),
         Route(
             "POST",

@@ -157,6 +157,15 @@ def blocks(ledger: Ledger) -> list[BlockView]:
     ]
 
 
+def shares(ledger: Ledger) -> dict[str, str]:
+    """What this node has of each block, by CIDR: ``own``, or ``borrowed`` addresses of another's."""
+    return {
+        block.cidr: "own" if block.owned else "borrowed"
+        for block in ledger.blocks.values()
+        if block.owned or block.held or block.available
+    }
+
+
 def allocations(ledger: Ledger) -> list[AllocationView | RangeAllocationView]:
     """What this node's workloads hold: attachments it knows, then what it knows only from the store, then ranges."""
     views: list[AllocationView | RangeAllocationView] = []

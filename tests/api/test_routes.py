@@ -5,8 +5,9 @@ import json
 import pytest
 
 from ipamd.api.access import Access, Peer, Rule
+from ipamd.api.events import Events
 from ipamd.api.http import Request, Response
-from ipamd.api.routes import Reports, Router, public, table
+from ipamd.api.routes import Asked, Reports, Router, public, table
 from ipamd.core.facts import Committed
 from tests.api.plugin_call import ROOT, Path, call
 
@@ -34,8 +35,10 @@ class Api:
             lambda: 0,
             lambda draining: {"draining": draining},
         )
+        path = self.path
+        asked = Asked(path.handlers, path.tunnels, path.explain, Events(lambda: 0))
         self.router = Router(
-            table(self.path.handlers, self.path.tunnels, self.path.explain, self.path.ledger, reports),
+            table(asked, self.path.ledger, reports),
             Access(OWN, GROUP),
         )
         self.tcp = Router(public(reports), Access(OWN, GROUP))
@@ -71,6 +74,7 @@ ROUTES = {
     "/v1/reserve": ("GET", Rule.READ),
     TUNNELS: ("GET", Rule.READ),
     "/v1/explain": ("GET", Rule.READ),
+    "/v1/events": ("GET", Rule.READ),
     "/v1/status": ("GET", Rule.READ),
     "/v1/config": ("GET", Rule.READ),
     "/v1/drain": ("POST", Rule.ADMIN),
