@@ -32,6 +32,7 @@ from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd, inode
 from ipamd.api.spool import Spool
 from ipamd.api.steps import Stages
+from ipamd.api.takeover import Takeover
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
 from ipamd.config import Config
@@ -246,6 +247,7 @@ class Daemon:
         runtime = config.runtime
         self.explain = Explain(self.ledger, now, self.report.unready, self.report.excuse, self._see)
         self.explain.pods = self.cluster
+        self.takeover = Takeover(self.ledger, now, journal.append, journal.sync)
         self.survey = Survey(self.ledger, runtime.results_dir, runtime.leak_grace, self._keep, now, _report)
         if self.cluster is not None:
             self.survey.pod_gone = self.cluster.gone
@@ -263,7 +265,7 @@ class Daemon:
             lambda: self._now().boot,
             self._drain,
         )
-        self._asked = Asked(self.handlers, self.tunnels, self.explain, self.events)
+        self._asked = Asked(self.handlers, self.tunnels, self.explain, self.events, self.takeover)
         self.servers = self.report.servers
         self.supervisor = Supervisor(os.environ, os.getpid())
 

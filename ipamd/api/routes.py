@@ -16,6 +16,7 @@ from ipamd.api.events import Events
 from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
+from ipamd.api.takeover import Takeover
 from ipamd.api.tunnels import Tunnels
 from ipamd.core.errors import Code
 from ipamd.core.ledger import Ledger
@@ -57,6 +58,7 @@ class Asked(Struct, frozen=True):
     tunnels: Tunnels
     explain: Explain
     events: Events
+    takeover: Takeover
 
 
 def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
@@ -86,6 +88,13 @@ def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
             asked.events.answer,
         ),
         Route("GET", "/v1/status", Rule.READ, "readiness, store, flush, errors", lambda *_: shown(reports.status())),
+        Route(
+            "POST",
+            "/v1/import/host-local",
+            Rule.ADMIN,
+            "take over what the plugin host-local holds",
+            asked.takeover.host_local,
+        ),
         Route(
             "POST",
             "/v1/drain",

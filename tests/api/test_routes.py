@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import trio
 
 from ipamd.api.access import Access, Peer, Rule
 from ipamd.api.events import Events
 from ipamd.api.http import Request, Response
 from ipamd.api.routes import Asked, Reports, Router, public, table
+from ipamd.api.takeover import Takeover
 from ipamd.core.facts import Committed
 from tests.api.plugin_call import ROOT, Path, call
 
@@ -36,7 +38,8 @@ class Api:
             lambda draining: {"draining": draining},
         )
         path = self.path
-        asked = Asked(path.handlers, path.tunnels, path.explain, Events(lambda: 0))
+        takeover = Takeover(path.ledger, path.now, path.append, trio.lowlevel.checkpoint)
+        asked = Asked(path.handlers, path.tunnels, path.explain, Events(lambda: 0), takeover)
         self.router = Router(
             table(asked, self.path.ledger, reports),
             Access(OWN, GROUP),
@@ -77,6 +80,7 @@ ROUTES = {
     "/v1/events": ("GET", Rule.READ),
     "/v1/status": ("GET", Rule.READ),
     "/v1/config": ("GET", Rule.READ),
+    "/v1/import/host-local": ("POST", Rule.ADMIN),
     "/v1/drain": ("POST", Rule.ADMIN),
     "/v1/undrain": ("POST", Rule.ADMIN),
     "/metrics": ("GET", Rule.ANYONE),
