@@ -61,6 +61,7 @@ from ipamd.report import Report, demo_lines
 from ipamd.runtime.survey import Survey
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
+from ipamd.store.relay import Relay
 from ipamd.store.requested import see
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer, Writing
@@ -257,6 +258,7 @@ class Daemon:
         self.events = Events(lambda: now().unix)
         self.report.began = now().boot
         self.report.requests, self.report.failures = self.metrics.requests, self.events.failures
+        relay = Relay(lambda: self.report.store, _changed_by)
         self.reports = Reports(
             lambda: self.report.status(self._now()),
             self.report.settings,
@@ -264,6 +266,8 @@ class Daemon:
             self.report.unready,
             lambda: self._now().boot,
             self._drain,
+            relay.read,
+            relay.commit,
         )
         self._asked = Asked(self.handlers, self.tunnels, self.explain, self.events, self.takeover)
         self.servers = self.report.servers
@@ -584,6 +588,10 @@ def _opened(report: OpenReport) -> dict[str, object]:
     """What is worth a word in the log of opening the state file."""
     notable = {"created": report.created, "rebooted": report.rebooted, "cut": report.cut, "missing": report.missing}
     return {"bytes": report.bytes, **{name: value for name, value in notable.items() if value}}
+
+
+def _changed_by(names: Iterable[str], uid: int) -> None:
+    _log.info("records changed for an administrator", uid=uid, keys=" ".join(names))
 
 
 def _report(event: str, values: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """The API's routes: one literal table of path, method, who may call it, and what answers.
 
 The same noun names the route, the view and the command. ``GET /`` lists the table. What a route may not do: wait for
-the store (only an ADD may, inside its handler, and for one look ``/v1/explain``).
+the store (only an ADD may, inside its handler, ``/v1/explain`` for one look, and the routes of the store itself).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,9 +16,10 @@ from ipamd.api.events import Events
 from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
+from ipamd.api.steps import STATUS
 from ipamd.api.takeover import Takeover
 from ipamd.api.tunnels import Tunnels
-from ipamd.core.errors import Code
+from ipamd.core.errors import Code, RefusedError
 from ipamd.core.ledger import Ledger
 
 Answer = Callable[[Request, Peer], Response | Awaitable[Response]]
@@ -49,6 +50,10 @@ class Reports(Struct, frozen=True):
     now: Callable[[], int]
     drain: Callable[[bool], Mapping[str, object]]
     """Begin (True) or end a drain; how far it is."""
+    read_store: Callable[[bytes], Awaitable[bytes]]
+    """Answers a request for records of the store; raises RefusedError."""
+    commit_store: Callable[[bytes, int], Awaitable[bytes]]
+    """Answers a commit to the store by a user id; raises RefusedError."""
 
 
 class Asked(Struct, frozen=True):
@@ -104,7 +109,30 @@ def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
         ),
         Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003
         Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: shown(reports.config())),
+        *relayed(reports.read_store, reports.commit_store),
         *public(reports),
+    )
+
+
+def relayed(
+    read: Callable[[bytes], Awaitable[bytes]], commit: Callable[[bytes, int], Awaitable[bytes]]
+) -> tuple[Route, ...]:
+    """The routes to the daemon's own store; see ``Reports``."""
+    return (
+        Route(
+            "POST",
+            "/v1/store/read",
+            Rule.ADMIN,
+            "records of the daemon's store, a page at a time (MessagePack)",
+            lambda request, _: _records(read(request.body)),
+        ),
+        Route(
+            "POST",
+            "/v1/store/commit",
+            Rule.ADMIN,
+            "change records of the daemon's store, each only if it is still as it was (MessagePack)",
+            lambda request, peer: _records(commit(request.body, peer.uid)),
+        ),
     )
 
 
@@ -171,6 +199,14 @@ _WHO = {
     Rule.READ: "only root, the daemon's own user and the members of socket_group may; join the group or use sudo",
     Rule.ANYONE: "",
 }
+
+
+async def _records(answer: Awaitable[bytes]) -> Response:
+    try:
+        return Response(200, await answer, "application/msgpack")
+    except RefusedError as error:
+        body = msgspec.json.encode({"code": int(error.code), "msg": error.msg})
+        return Response(STATUS.get(error.code, 400), body, headers=(("Ipamd-Exit", "1"),))
 
 
 def _refusal(status: int, msg: str) -> Response:

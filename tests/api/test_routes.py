@@ -1,6 +1,7 @@
 """The table of the API: every path with its method, its access rule and the exact form of what it answers."""
 
 import json
+from collections.abc import Awaitable
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from ipamd.api.events import Events
 from ipamd.api.http import Request, Response
 from ipamd.api.routes import Asked, Reports, Router, public, table
 from ipamd.api.takeover import Takeover
+from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Committed
 from tests.api.plugin_call import ROOT, Path, call
 
@@ -36,6 +38,8 @@ class Api:
             lambda: self.reason,
             lambda: 0,
             lambda draining: {"draining": draining},
+            self.read,
+            self.commit,
         )
         path = self.path
         takeover = Takeover(path.ledger, path.now, path.append, trio.lowlevel.checkpoint)
@@ -46,11 +50,22 @@ class Api:
         )
         self.tcp = Router(public(reports), Access(OWN, GROUP))
 
+    async def read(self, body: bytes) -> bytes:
+        """The store: echoes, or refuses what says so."""
+        if body == b"refuse":
+            raise RefusedError(Code.TRY_AGAIN_LATER, "cannot read the store: it is away")
+        return b"read " + body
+
+    async def commit(self, body: bytes, uid: int) -> bytes:
+        """The store: echoes."""
+        return f"commit by {uid} ".encode() + body
+
     def get(self, path: str, peer: Peer = ROOT, method: str = "GET") -> Response:
         """Answer a request without a body."""
         response = self.router(Request(method, path, "", {}, b"", keep_alive=True), peer)
-        assert isinstance(response, Response)
-        return response
+        if isinstance(response, Response):
+            return response
+        return trio.run(_awaited, response)
 
     def json(self, path: str) -> object:
         """The value that a path shows."""
@@ -58,6 +73,10 @@ class Api:
         assert (response.status, response.content_type) == (200, "application/json")
         assert response.body.endswith(b"\n")
         return json.loads(response.body)
+
+
+async def _awaited(answer: Awaitable[Response]) -> Response:
+    return await answer
 
 
 @pytest.fixture
@@ -83,6 +102,8 @@ ROUTES = {
     "/v1/import/host-local": ("POST", Rule.ADMIN),
     "/v1/drain": ("POST", Rule.ADMIN),
     "/v1/undrain": ("POST", Rule.ADMIN),
+    "/v1/store/read": ("POST", Rule.ADMIN),
+    "/v1/store/commit": ("POST", Rule.ADMIN),
     "/metrics": ("GET", Rule.ANYONE),
     "/healthz": ("GET", Rule.ANYONE),
     "/readyz": ("GET", Rule.ANYONE),
@@ -314,3 +335,21 @@ def test_no_view_changes_anything(api: Api) -> None:
         if method == "GET":
             api.get(path)
     assert differences(snapshot(api.path.ledger), before) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "answer"),
+    [
+        ("/v1/store/read", b"x", (200, b"read x")),
+        ("/v1/store/commit", b"x", (200, b"commit by 990 x")),
+        ("/v1/store/read", b"refuse", (503, b'{"code":11,"msg":"cannot read the store: it is away"}')),
+    ],
+)
+async def test_the_store_is_passed_on_to_administrators(api: Api, path: str, body: bytes, answer: object) -> None:
+    """What the store answers is the answer, who changes records is told to it, and a refusal has words."""
+    asked = api.router(Request("POST", path, "", {}, body, keep_alive=True), DAEMON)
+    assert not isinstance(asked, Response)
+    response = await asked
+    assert (response.status, response.body) == answer
+    if response.status == 200:
+        assert response.content_type == "application/msgpack"
