@@ -31,20 +31,33 @@ def only_daemon(config: Config) -> socket.socket:
     """Make sure that no other daemon on this host speaks for this node in this store; raises OSError.
 
     Two that did would hand out the same reserve. Another state directory does not tell (its own lock does that for
-    one), so the name of an abstract socket is taken, which the kernel frees when the process ends, however it ends.
+    one). The embedded store's file is one node's, whatever its name.
     """
-    # Not the endpoints: the same cluster goes by many names.
-    store = "etcd" if config.store == "etcd" else str(config.embedded.path.resolve())
-    digest = hashlib.blake2b(f"{config.node} {store}".encode(), digest_size=16).hexdigest()
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        lock.bind(f"\0ipamd-{digest}")
+        if config.store == "embedded":
+            return lock_file(config.embedded.path)
+        return _take(f"{config.node} etcd")  # not the endpoints: the same cluster goes by many names
     except OSError as error:
-        lock.close()
         raise OSError(
             error.errno,
             f"cannot serve node {config.node}: another ipamd on this host does, with the same store; stop that one",
         ) from error
+
+
+def lock_file(path: Path) -> socket.socket:
+    """Take an embedded store's file for this process alone, until the lock is closed; raises OSError."""
+    return _take(str(path.resolve()))
+
+
+def _take(name: str) -> socket.socket:
+    """An abstract socket of this name, which the kernel frees when the process ends, however it ends."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(f"\0ipamd-{digest}")
+    except OSError:
+        lock.close()
+        raise
     return lock
 
 

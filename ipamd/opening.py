@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from ipamd.config import Config, DefaultPools
+from ipamd.config.schema import Etcd
 from ipamd.core.address import parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.pool import Pool
@@ -28,13 +29,13 @@ async def open_store(config: Config) -> Store:
 
         return EmbeddedStore(config.embedded.path)
     # In a thread: importing grpc takes 0.1 s, in which the socket already serves from the state file.
-    return await trio.to_thread.run_sync(_open_etcd, config)
+    return await trio.to_thread.run_sync(open_etcd, config.etcd)
 
 
-def _open_etcd(config: Config) -> Store:
+def open_etcd(etcd: Etcd) -> Store:
+    """The store in etcd; it connects with the first call."""
     from ipamd.store.etcd import EtcdSettings, EtcdStore
 
-    etcd = config.etcd
     return EtcdStore(
         EtcdSettings(
             endpoints=etcd.endpoints,
