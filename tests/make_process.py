@@ -52,6 +52,9 @@ class Checkout:
         (site / "dependencies.pth").write_text("\n".join(dict.fromkeys(DEPENDENCIES)) + "\n")
         for name in ("bin/pip", ".run-stamp"):
             (self.path / ".venv" / name).touch()
+        script = self.path / ".venv" / "bin" / "ipamctl"  # as pip makes it of the entry point
+        script.write_text('#!/bin/sh\nexec "${0%/*}/python" -m ipamd.ctl "$@"\n')
+        script.chmod(0o755)
 
     @property
     def environment(self) -> dict[str, str]:

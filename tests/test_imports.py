@@ -4,6 +4,7 @@ The table is what a reader may rely on: who looks for the event loop, the disk o
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ ALLOWED = {
     "trio": {
         "api.connection", "api.look", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
-        "runtime.survey", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
+        "ctl.client", "ctl.command", "runtime.survey", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
         "supervisor",
     },
     "etcd3": {"store.etcd.rpc"},
     "grpc": {"store.etcd.channel", "store.etcd.rpc", "store.etcd.watch"},
     "google": {"store.etcd.rpc"},
     "httpx": {"kubernetes.client"},
-    "importlib": {"store.etcd.rpc"},
+    "importlib": {"ctl.main", "store.etcd.rpc"},
     "prometheus_client": {"metrics"},
     "structlog": {"logs"},
     "logging": {"logs"},
@@ -32,6 +33,10 @@ ALLOWED = {
     "threading": {"store.etcd.rpc", "store.etcd.watch"},
     "subprocess": {"cni.build"},
     "argparse": {"cli.main"},
+    "click": {
+        "ctl.command", "ctl.commands.about", "ctl.commands.records", "ctl.main", "ctl.output", "ctl.resources.kinds",
+    },
+    "yaml": {"ctl.yamls"},
 }  # fmt: skip
 """Package -> the modules below ``ipamd`` that import it: no more and no fewer."""
 
@@ -130,6 +135,16 @@ def test_only_the_daemon_knows_all_stages() -> None:
     assert stages(MODULES["daemon"]) == set(STAGES)
     several = {name for name, tree in MODULES.items() if len(stages(tree)) > 1}
     assert several == {"daemon"}
+
+
+def test_commands_reach_stores_through_one_module() -> None:
+    """Of the stores, ``ctl`` knows the protocol; implementations are known to ``target``, messages to ``relayed``."""
+    found = {
+        name: {imported for imported in imports(tree) if re.match(r"ipamd\.store\.(?!base\b)[a-z]", imported)}
+        for name, tree in MODULES.items()
+        if name.startswith("ctl")
+    }
+    assert {name for name, imported in found.items() if imported} == {"ctl.relayed", "ctl.target"}
 
 
 def test_without_kubernetes_nothing_of_it_is_imported() -> None:

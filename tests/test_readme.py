@@ -15,6 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
 from ipamd.api import cni
@@ -22,6 +23,7 @@ from ipamd.api.http import Request
 from ipamd.api.result import ResultAddress, result
 from ipamd.config import KEYS
 from ipamd.core.errors import Code
+from ipamd.ctl.main import cli
 from tests.daemon_process import UnixConnection
 from tests.make_process import Checkout, MakeRun, make_run
 
@@ -151,11 +153,27 @@ def test_the_keys_are_those_of_the_configuration() -> None:
     assert sorted(listed) == sorted(KEYS)
 
 
+def ctl_commands(command: click.Command) -> Iterator[click.Command]:
+    """A command of ``ipamctl`` and all below it."""
+    yield command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None
+            yield from ctl_commands(inner)
+
+
 def test_the_flags_and_variables_exist() -> None:
     """What a page says to type or to set is known to the program."""
     flags = {key.flag for key in KEYS.values()} | {"--config", "--demo", "--print-config", "--check-config", "--as"}
+    flags |= {option for command in ctl_commands(cli) for each in command.params for option in each.opts} | {"--help"}
     ours = [line for line in re.findall(r"`([^`\n]+)`|^(ipamd .*)$", TEXT, re.MULTILINE) for line in line]
-    used = {flag for line in ours if line.startswith(("ipamd", "--")) for flag in re.findall(r"--[a-z][a-z-]*", line)}
+    used = {
+        flag
+        for line in ours
+        if line.startswith(("ipamd", "ipamctl", "--"))
+        for flag in re.findall(r"--[a-z][a-z-]*", line)
+    }
     assert used
     assert used <= flags
     variables = set(re.findall(r"\bIPAMD_\w+", TEXT))
