@@ -11,12 +11,11 @@ from msgspec import Struct
 
 from ipamd.api import views
 from ipamd.api.access import Access, Peer, Rule
-from ipamd.api.answers import shown
+from ipamd.api.answers import refused, shown
 from ipamd.api.events import Events
 from ipamd.api.explain import Explain
 from ipamd.api.handlers import Handlers
 from ipamd.api.http import Request, Response
-from ipamd.api.steps import STATUS
 from ipamd.api.takeover import Takeover
 from ipamd.api.tunnels import Tunnels
 from ipamd.core.errors import Code, RefusedError
@@ -205,8 +204,7 @@ async def _records(answer: Awaitable[bytes]) -> Response:
     try:
         return Response(200, await answer, "application/msgpack")
     except RefusedError as error:
-        body = msgspec.json.encode({"code": int(error.code), "msg": error.msg})
-        return Response(STATUS.get(error.code, 400), body, headers=(("Ipamd-Exit", "1"),))
+        return refused(error)
 
 
 def _refusal(status: int, msg: str) -> Response:
