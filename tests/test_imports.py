@@ -18,7 +18,8 @@ ALLOWED = {
     "trio": {
         "api.connection", "api.events", "api.look", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
-        "ctl.client", "ctl.command", "runtime.survey", "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
+        "ctl.client", "ctl.command", "ctl.commands.events", "ctl.commands.node", "ctl.commands.top", "runtime.survey",
+        "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.sync", "store.writer",
         "supervisor",
     },
     "etcd3": {"store.etcd.rpc"},
@@ -34,7 +35,8 @@ ALLOWED = {
     "subprocess": {"cni.build"},
     "argparse": {"cli.main"},
     "click": {
-        "ctl.command", "ctl.commands.about", "ctl.commands.records", "ctl.main", "ctl.output", "ctl.resources.kinds",
+        "ctl.command", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain",
+        "ctl.commands.node", "ctl.commands.records", "ctl.commands.takeover", "ctl.commands.top", "ctl.main", "ctl.output", "ctl.resources.kinds",
     },
     "yaml": {"ctl.yamls"},
 }  # fmt: skip

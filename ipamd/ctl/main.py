@@ -7,6 +7,7 @@ asked for goes to standard output, everything else to standard error. A command'
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -18,6 +19,17 @@ from ipamd.ctl.errors import DONE, REFUSED, USAGE, CommandError
 COMMANDS: dict[str, dict[str, str]] = {
     "Records": {
         "get": "ipamd.ctl.commands.records",
+    },
+    "Node": {
+        "status": "ipamd.ctl.commands.node",
+        "top": "ipamd.ctl.commands.top",
+        "explain": "ipamd.ctl.commands.explain",
+        "events": "ipamd.ctl.commands.events",
+        "reserve": "ipamd.ctl.commands.node",
+        "drain": "ipamd.ctl.commands.node",
+        "undrain": "ipamd.ctl.commands.node",
+        "import": "ipamd.ctl.commands.takeover",
+        "bundle": "ipamd.ctl.commands.bundle",
     },
     "About": {
         "version": "ipamd.ctl.commands.about",
@@ -48,7 +60,7 @@ class _Root(Group):
         """The command of this name."""
         for section in COMMANDS.values():
             if name in section:
-                found: click.Command = getattr(import_module(section[name]), name.replace("-", "_"))
+                found: click.Command = getattr(import_module(section[name]), _attribute(name))
                 return found
         return None
 
@@ -77,6 +89,11 @@ class _Root(Group):
         """Run the command that the line names."""
         take_target(context)
         return super().invoke(context)
+
+
+def _attribute(name: str) -> str:
+    """What a command is called in its module."""
+    return f"{name}_" if iskeyword(name) else name.replace("-", "_")
 
 
 cli = _Root(

@@ -4,7 +4,10 @@ A command gives its items (what the rows of a table are), the document (what YAM
 and names); ``show`` prints them in the form that was asked for.
 """
 
-from collections.abc import Callable, Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -131,6 +134,21 @@ def _custom(text: str, sheet: Sheet) -> list[Column]:
 
 def _bad_columns(why: str) -> click.BadParameter:
     return click.BadParameter(f"cannot read the columns: {why}", param_hint="-o")
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Print lines of words; on a terminal what does not fit goes on in the next line, a little further in."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        folded = textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) if width else []
+        click.echo("\n".join(folded) or line)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, in words."""
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{number} {thing if number == 1 else plural}"
 
 
 def _cells(columns: Sequence[Column], items: Sequence[Any]) -> list[list[str]]:
