@@ -6,7 +6,7 @@ wishes: ``desired`` (the ordinals its attachments hold), ``releasing`` (ordinals
 nobody's to hand out. The flush writes an image in which the wishes are true; ``merge`` compares a new image with them.
 So a lost reply, a conflict and a replay after a crash are one case.
 A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
-was given up meanwhile, to overrule it.
+was given up meanwhile, to overrule it. A store that was set back is overruled in the same way.
 
 ``adopted`` and ``tunnels`` are what this node's workloads and tunnels hold by the image alone, by handle.
 
@@ -108,7 +108,7 @@ class Block:
         self.owned = record is not None and record.affinity == host_affinity(self.node)
         ours, self.unreserved_bits = self._sort_ordinals()
         if overtaken and record is not None:
-            self._adrift = {}
+            self._adrift = {o: handle for o, handle in self._adrift.items() if self._holder(o) == handle}
         self.withdrawn &= ours
         self._resolve_releases()
         usable = ours & ~self._wished()
@@ -170,6 +170,11 @@ class Block:
         if not owner.handle or "type" in owner.secondary:  # a tunnel address is no workload
             return False
         return owner.node == self.node or (not owner.node and self.owned)
+
+    def _is_here(self, ordinal: int) -> bool:
+        """Whether a workload of this node has the ordinal by the image."""
+        owner = None if self.record is None else self.record.owner(ordinal)
+        return owner is not None and self._adoptable(owner)
 
     def _resolve_releases(self) -> None:
         # Ours again (the assignment never reached the store) stays until ``settle``: a transaction may be under way.
@@ -316,14 +321,16 @@ class Block:
         """The ordinal was given up by ``handle``; nobody may have it before the store knows."""
         assigned = self.desired.get(ordinal)
         if assigned is not None and assigned.handle != handle:
+            if self.contested.get(ordinal) == handle:  # who has it by the store is gone
+                self._adrift[ordinal] = self.contested.pop(ordinal)
+                self.unflushed[ordinal] = assigned
             return
         self.desired.pop(ordinal, None)
         self.unflushed.pop(ordinal, None)
         self._unadopt(handle, ordinal)
-        if self.contested.pop(ordinal, None) and self.record is not None:
-            owner = self.record.owner(ordinal)
-            if owner is not None and self._adoptable(owner):  # the other may be another plugin's pod on this node
-                self.adopted.setdefault(owner.handle, []).append(ordinal)
+        other = self.contested.pop(ordinal, None)
+        if other and self._is_here(ordinal):  # the other may be another plugin's pod on this node
+            self.adopted.setdefault(other, []).append(ordinal)
         holder = self._holder(ordinal)
         if holder is not None and assigned is not None and self._is_of_another_instance(holder):
             self.stranded[ordinal] = holder
@@ -359,6 +366,17 @@ class Block:
         self._queue.append(ordinal)
 
     # --- views ------------------------------------------------------------------------------------------------
+
+    def under(self, handle: str) -> list[int]:
+        """The ordinals that the image gives to a workload or tunnel of this node, and to no attachment known here."""
+        contested = (ordinal for ordinal, other in self.contested.items() if other == handle and self._is_here(ordinal))
+        return [*self.adopted.get(handle, ()), *self.tunnels.get(handle, ()), *contested]
+
+    @property
+    def overruled(self) -> dict[int, str]:
+        """The ordinals held here that the image gives to somebody who is known to have given them up, by handle."""
+        adrift = ((o, handle) for o, handle in self._adrift.items() if o in self.unflushed)
+        return {ordinal: handle for ordinal, handle in adrift if self._holder(ordinal) == handle}
 
     @property
     def dirty(self) -> bool:

@@ -16,9 +16,8 @@ def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int
     """
     cannot = f"cannot confirm the address of container {attachment.container}"
     held = ledger.holdings.get(attachment)
-    places = (
-        held.places if held else [p for f in ledger.unclaimed(attachment, [attachment.handle], 0) for p in f.places]
-    )
+    under = [p for fact in ledger.unclaimed(attachment, [attachment.handle], 0) for p in fact.places]
+    places = held.places if held else [p for p in under if p.ordinal not in ledger.blocks[p.block].contested]
     ranged = ledger.ranges.holdings.get(attachment)
     if not places and ranged is None:
         raise RefusedError(

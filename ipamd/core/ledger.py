@@ -233,11 +233,7 @@ class Ledger:
         """The facts that release what the store has under these handles and no attachment is known to hold."""
         facts = []
         for handle in handles:
-            places = tuple(
-                block.place(ordinal)
-                for block in self.blocks.values()
-                for ordinal in (*block.adopted.get(handle, ()), *block.tunnels.get(handle, ()))
-            )
+            places = tuple(block.place(ordinal) for block in self.blocks.values() for ordinal in block.under(handle))
             if places:
                 facts.append(Released(attachment, handle, places, started))
         return facts
@@ -496,7 +492,7 @@ class Ledger:
             if block.withdrawn:
                 yield Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn)))
         for block in self.blocks.values():
-            for ordinal, handle in block.releasing.items():
+            for ordinal, handle in (block.releasing | block.overruled).items():
                 yield Released(NOBODY, handle, (block.place(ordinal),), 0)
         yield from self.ranges.checkpoint()
 

@@ -225,6 +225,31 @@ def test_a_contested_ordinal_given_up_may_be_another_plugins_pods_here() -> None
     assert target.adopted == {"k8s-pod-network.other": [0]}
 
 
+def test_a_contested_ordinal_is_ours_again_when_the_other_is_known_to_be_gone() -> None:
+    """What the other gave up is to be overwritten, also when somebody writes the block once more before that."""
+    target = block(CIDR, {0: "k8s-pod-network.a"})
+    give(target, 0)
+    merge(target, {0: "k8s-pod-network.other"}, 2)
+    assert target.under("k8s-pod-network.other") == [0]
+    target.release(0, "k8s-pod-network.other")
+    assert (target.contested, target.unflushed.keys()) == ({}, {0})
+    merge(target, {0: "k8s-pod-network.other", 5: "k8s-pod-network.far"}, 3)
+    assert (target.contested, target.unflushed.keys()) == ({}, {0})
+    assert target.overruled == {0: "k8s-pod-network.other"}
+    merge(target, {0: "k8s-pod-network.a"}, 4)
+    assert not target.dirty
+    merge(target, {0: "k8s-pod-network.other"}, 5)
+    assert target.contested == {0: "k8s-pod-network.other"}, "it was not the same any more"
+
+
+def test_only_a_workload_of_this_node_can_be_gone() -> None:
+    """A contested ordinal that another node's pod has by the store is not under that pod's handle here."""
+    target = block(CIDR, {0: "k8s-pod-network.a"})
+    give(target, 0)
+    merge(target, {0: "k8s-pod-network.other"}, 2, node="n2")
+    assert target.under("k8s-pod-network.other") == []
+
+
 def test_a_block_that_vanished_beneath_its_pods_is_theirs_still() -> None:
     """Without an image nothing can be handed out, and all that pods hold is to be written again."""
     target = block(CIDR, {0: "k8s-pod-network.a", 1: RESERVE})

@@ -341,3 +341,27 @@ async def test_a_backup_takes_no_address_from_who_came_after_a_del(autojump_cloc
         node.delete("a")
         await node.flushed()
         assert allocated(store) == {"k8s-pod-network.calico"}
+
+
+async def test_a_successor_keeps_an_address_that_a_backup_gives_to_the_deleted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Of two containers of this node the one that was deleted has it by the store, and does not contest it for long."""
+    store = BackedUpStore()
+    pool(store, "10.0.0.0/30", 30)
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        assert len(await addresses(node, ["a0", "a1", "a2", "a3"])) == 4
+        await node.flushed()
+        store.back_up()
+        for number in range(4):
+            node.delete(f"a{number}")
+        await node.flushed()
+        assert len(await addresses(node, ["b0", "b1", "b2", "b3"])) == 4
+        await node.flushed()
+        store.restore()
+        await node.sync.look()
+        await trio.sleep(10)
+        assert check(node.ledger) == []
+        assert allocated(store) == {f"k8s-pod-network.b{number}" for number in range(4)}
+        assert not any(key.startswith(keys.handle_key("k8s-pod-network.a")) for key in store.records)
