@@ -8,7 +8,7 @@
 #   make soak-outage  what befalls an etcd in a year, under real daemons: with an outage of PAUSE seconds
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
-#   make fuzz    hostile requests at a daemon's socket, damaged input at every parser: REQUESTS=n of each
+#   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; drawn from SEED
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -75,9 +75,11 @@ soak-mixed: $(VENV)/.dev-stamp $(PLUGIN)
 scale: $(VENV)/.dev-stamp
 	@$(BIN)/python -m tests.scale
 
-fuzz: $(VENV)/.dev-stamp
-	$(BIN)/python -m tests.fuzz --parsers --requests $(REQUESTS) --seed $(SEED)
-	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) --seed $(SEED)
+fuzz: system $(VENV)/.dev-stamp $(PLUGIN)
+	$(BIN)/python -m tests.fuzz parsers --requests $(REQUESTS) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz socket --requests $(REQUESTS) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz plugin --requests $(REQUESTS) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz sanitized --requests $$(($(REQUESTS) / 10)) --seed $(SEED)
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.cni import build
+from tests.cni.sanitized import compile_sanitized
 
 TIMEOUT = 30.0
 """Seconds after which a plugin that should have ended fails its test."""
@@ -28,13 +29,9 @@ def release() -> Path:
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a build that ends with a report on stderr at the first bad access or undefined operation."""
-    compiler = shutil.which("cc")
-    if compiler is None:
+    if shutil.which("cc") is None:
         pytest.skip("needs a C compiler of the system, for its sanitizers")
-    target = tmp_path_factory.mktemp("sanitized") / "ipamd-cni"
-    checks = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run([compiler, *build.LANGUAGE, *checks, "-o", target, build.SOURCE], check=True, timeout=120)
-    return target
+    return compile_sanitized(tmp_path_factory.mktemp("sanitized") / "ipamd-cni")
 
 
 @pytest.fixture(params=["release", "sanitized"])

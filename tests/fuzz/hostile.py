@@ -100,9 +100,10 @@ class Hostile:
 
     def __init__(self, seed: int) -> None:
         self._dice = random.Random(seed)  # noqa: S311 - a failing seed must repeat
-        self._one_of: tuple[Callable[[], bytes], ...] = (
-            *(self._call,) * 9, *(self._damaged_body,) * 5, *(self._any_json,) * 3, self._route, self._tunnel,
+        self._configurations: tuple[Callable[[], bytes], ...] = (
+            *(self._spoilt,) * 9, *(self._damaged,) * 5, *(self._any_json,) * 3,
         )  # fmt: skip
+        self._one_of: tuple[Callable[[], bytes], ...] = (*(self._call,) * 17, self._route, self._tunnel)
 
     def batch(self) -> Batch:
         """What one connection sends."""
@@ -113,17 +114,21 @@ class Hostile:
             pieces.append(self._broken(dice.choice(self._one_of)()))
         return Batch(pieces, whole, dice.choices((End.WAIT, End.HALF_CLOSE, End.HANG_UP), (90, 5, 5))[0])
 
-    # --- whole requests ---------------------------------------------------------------------------------------
+    def configuration(self) -> bytes:
+        """A network configuration: sound, with other values, or damaged."""
+        return self._dice.choice(self._configurations)()
 
-    def _call(self) -> bytes:
+    # --- network configurations -------------------------------------------------------------------------------
+
+    def _spoilt(self) -> bytes:
         dice = self._dice
         config = self._config()
         for _ in range(dice.choice((0, 0, 0, 1, 1, 2))):
             self._spoil(config)
-        return self._plugin(json.dumps(config, ensure_ascii=dice.random() < 0.5).encode())
+        return json.dumps(config, ensure_ascii=dice.random() < 0.5).encode()
 
-    def _damaged_body(self) -> bytes:
-        return self._plugin(damage(self._dice, json.dumps(self._config()).encode()))
+    def _damaged(self) -> bytes:
+        return damage(self._dice, json.dumps(self._config()).encode())
 
     def _any_json(self) -> bytes:
         dice = self._dice
@@ -131,11 +136,13 @@ class Hostile:
             depth = dice.choice((5, 900, 990, 1000, 5000))
             inner = b"[" * depth + b"]" * depth
             key = dice.choice((*TOP_KEYS, *IPAM_KEYS)).encode()
-            return self._plugin(
-                b'{"name":"a","cniVersion":"1.1.0","%b":%b,"ipam":{"%b":%b}}' % (key, inner, key, inner)
-            )
-        config = {**self._config(), **{dice.choice(TOP_KEYS): self._value(0) for _ in range(3)}}
-        return self._plugin(json.dumps(config).encode())
+            return b'{"name":"a","cniVersion":"1.1.0","%b":%b,"ipam":{"%b":%b}}' % (key, inner, key, inner)
+        return json.dumps({**self._config(), **{dice.choice(TOP_KEYS): self._value(0) for _ in range(3)}}).encode()
+
+    # --- whole requests ---------------------------------------------------------------------------------------
+
+    def _call(self) -> bytes:
+        return self._plugin(self.configuration())
 
     def _route(self) -> bytes:
         dice = self._dice

@@ -1,15 +1,23 @@
 """A short campaign of each kind for every change; ``make fuzz`` runs the long ones."""
 
 import os
+import platform
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import campaign, parsers
+from ipamd.cni import build
+from tests.cni.sanitized import compile_sanitized
+from tests.fuzz import campaign, parsers, plugin, plugin_campaign
+from tests.fuzz.calls import Calls
 from tests.fuzz.clients import CRASHED
 from tests.fuzz.hostile import Hostile
+from tests.fuzz.processes import share_out
+from tests.fuzz.verdict import read_answer
 
 REQUESTS = int(os.environ.get("IPAMD_FUZZ_REQUESTS", "5000"))
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler of the system")
 
 
 @pytest.mark.real
@@ -21,6 +29,49 @@ def test_hostile_requests_leave_the_daemon_sound_and_no_address_behind(tmp_path:
     assert outcome.statuses["200"] > REQUESTS // 10, "hardly anything reached a handler and succeeded"
     assert outcome.statuses["400"] > REQUESTS // 10, "hardly anything was refused"
     assert outcome.addresses > 100
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("sanitized", "calls"), [(False, REQUESTS // 2), pytest.param(True, REQUESTS // 20, marks=NEEDS_COMPILER)]
+)
+def test_hostile_calls_of_the_plugin_end_in_an_answer_or_an_error(tmp_path: Path, sanitized: bool, calls: int) -> None:
+    """Of a daemon that serves, of others that answer, of one that is away: never a signal, and no DEL is lost."""
+    build.build([platform.machine()])
+    program = compile_sanitized(tmp_path / "ipamd-cni") if sanitized else build.binary(platform.machine())
+    outcome = plugin_campaign.run(tmp_path, program, 7, calls, 2)
+    assert outcome.findings == []
+    assert outcome.calls == calls
+    assert outcome.addresses > calls // 100
+    for came, share in {
+        "ADD": 20,
+        "DEL kept": 50,
+        "answer passed on": 50,
+        "code 7": 50,
+        "refused with code 5": 50,
+    }.items():
+        assert outcome.outcomes[came] > calls // share, f"hardly ever: {came}"
+
+
+BUGS = {
+    "bytes that are not ASCII are not escaped": ("c < 0x20 || c >= 0x7f", "c < 0x20"),
+    "a header that comes twice": ("return false; /* twice", "return true; /* twice"),
+    "a buffer that grows too little": ("2 * b->room ? b->len + more :", "2 * b->room ? b->len + more / 2 :"),
+}
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize(("sound", "wrong"), BUGS.values(), ids=BUGS.keys())
+def test_a_plugin_with_a_bug_is_found(tmp_path: Path, sound: str, wrong: str) -> None:
+    """What the plugin's campaign is worth: a deliberate bug is told, with the call that shows it."""
+    source = build.SOURCE.read_text()
+    assert source.count(sound) == 1
+    (tmp_path / "wrong.c").write_text(source.replace(sound, wrong))
+    program = compile_sanitized(tmp_path / "ipamd-cni", tmp_path / "wrong.c")
+    share = plugin.Share(program, tmp_path / "sock", tmp_path, tmp_path / "own", 7, 300, away=True, answers=0.8)
+    ((_calls, _outcomes, findings),) = share_out(plugin.send, [(share,)], lambda: True)
+    assert findings
+    assert all(finding.startswith("call ") for finding in findings)
 
 
 def test_parsers_raise_nothing_but_what_they_declare() -> None:
@@ -42,9 +93,27 @@ def test_a_parser_that_raises_what_it_does_not_declare_is_found(monkeypatch: pyt
 
 def test_a_seed_repeats() -> None:
     """The same seed draws the same requests, so that the command that is printed shows the failure again."""
+    calls, again = Calls(5), Calls(5)
+    drawn = [calls.call(away=False, answers=0.5) for _ in range(50)]
+    assert drawn == [again.call(away=False, answers=0.5) for _ in range(50)]
     one, other = Hostile(5), Hostile(5)
     assert [one.batch() for _ in range(50)] == [other.batch() for _ in range(50)]
     assert Hostile(6).batch() != Hostile(5).batch()
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        (b"HTTP/1.1 200 OK\r\nIpamd-Exit: 3\r\ncontent-length:\t2 \r\n\r\n{}more", (3, b"{}")),
+        (b"HTTP/1.1 200 OK\r\nIpamd-Exit: 3\r\nContent-Length: 3\r\n\r\n{}", None),
+        (b"HTTP/1.1 200 OK\r\nIpamd-Exit: 256\r\nContent-Length: 2\r\n\r\n{}", None),
+        (b"HTTP/1.1 200 OK\r\nIpamd-Exit: 1\r\nIpamd-Exit: 1\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/2 200\r\nIpamd-Exit: 1\r\nContent-Length: 0\r\n\r\n", None),
+    ],
+)
+def test_what_an_answer_means(text: bytes, meaning: tuple[int, bytes] | None) -> None:
+    """The campaign's own reading of an answer, against which the plugin's is held."""
+    assert read_answer(text) == meaning
 
 
 def test_the_server_says_of_a_crash_what_the_campaign_looks_for() -> None:
