@@ -5,7 +5,6 @@ a service account's token every hour, certificates rotate), and when the server 
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -45,8 +44,8 @@ class Files:
         self._seen[path] = _stamp(path)
         try:
             return path.read_bytes()
-        except OSError as error:
-            raise ApiError(f"cannot read {path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+            raise ApiError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
 
     @property
     def changed(self) -> bool:
@@ -58,7 +57,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     """Inode, size and time: also a replaced symbolic link (a mounted Secret) changes it."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
@@ -152,10 +151,14 @@ def kubeconfig(path: Path) -> Load:
     """
 
     def load(files: Files) -> Access:
+        text = files.read(path)
         try:
-            config = msgspec.yaml.decode(files.read(path), type=_Kubeconfig)
+            config = msgspec.yaml.decode(text, type=_Kubeconfig)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(f"cannot use kubeconfig {path}: {' '.join(str(error).split())}") from error
+        except Exception as error:  # whatever Python raises where PyYAML makes a date or a number of a text
+            # Without the error's words: they may quote a token.
+            raise ApiError(f"cannot use kubeconfig {path}: a value is no such date or number; quote it") from error
         context = next((c.context for c in config.contexts if c.name == config.current_context), None)
         cluster = next((c.cluster for c in config.clusters if context and c.name == context.cluster), None)
         user = next((u.user for u in config.users if context and u.name == context.user), _User())
@@ -169,7 +172,7 @@ def kubeconfig(path: Path) -> Load:
             if data:
                 try:
                     return base64.b64decode(data, validate=True)
-                except binascii.Error as error:
+                except ValueError as error:  # binascii.Error, or of what is not ASCII
                     raise ApiError(f"cannot use kubeconfig {path}: data that is not base64 ({error})") from error
             return files.read(path.parent / name) if name else None
 

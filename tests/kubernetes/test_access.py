@@ -134,6 +134,10 @@ def test_a_kubeconfig_in_yaml(tmp_path: Path) -> None:
         ('{"clusters": [], "contexts": [], "current-context": ""}', "its current-context '' has no cluster"),
         ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("\x00", "control characters are not allowed"),
+        ("since: 2001-99-99", "a value is no such date or number; quote it"),
+        ("a: !!int b", "a value is no such date or number; quote it"),
+        ("a: !!bool b", "a value is no such date or number; quote it"),
+        ("a: !!timestamp b", "a value is no such date or number; quote it"),
     ],
 )
 def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -168,13 +172,20 @@ def test_what_is_not_served_is_refused_not_ignored(tmp_path: Path, where: str, n
     )
 
 
-@pytest.mark.parametrize("data", ["***", "YQ"])
+@pytest.mark.parametrize("data", ["***", "YQ", "é"])
 def test_data_that_is_not_base64_is_refused(tmp_path: Path, data: str) -> None:
     """It is said of which file, and not what the data are."""
     path = write(tmp_path / "config", user={"client-key-data": data})
     with pytest.raises(ApiError, match="data that is not base64") as refused:
         Credentials(kubeconfig(path)).current()
     assert data not in str(refused.value)
+
+
+def test_a_file_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    """A zero byte in it is told like a file that is not there."""
+    path = write(tmp_path / "config", cluster={"certificate-authority": "ca\0.pem"})
+    with pytest.raises(ApiError, match=r"^cannot read .*: embedded null byte$"):
+        Credentials(kubeconfig(path)).current()
 
 
 # --- in use ---------------------------------------------------------------------------------------------------
