@@ -47,7 +47,7 @@ _CHUNK = 64
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Fact]).decode
-_KINDS = frozenset(kind.__struct_config__.tag for kind in get_args(Fact))
+_KINDS = tuple(kind.__struct_config__.tag for kind in get_args(Fact))  # no set: what is looked for may be anything
 
 
 class Header(Struct, frozen=True, array_like=True):

@@ -68,7 +68,7 @@ def test_a_kind_of_a_later_version_is_named() -> None:
     assert "kind 'leased'" in found.problem.cause
 
 
-@pytest.mark.parametrize("payload", [7, [7], [{"t": "assigned"}], {"t": "assigned"}, [{}]])
+@pytest.mark.parametrize("payload", [7, [7], [{"t": "assigned"}], {"t": "assigned"}, [{}], [{"t": ["a"]}]])
 def test_a_sound_record_of_something_else_is_no_damage(payload: object) -> None:
     """Right checksums around what is no list of facts: another version wrote it, and nothing is raised."""
     problem = scan(record(payload), 0).problem
