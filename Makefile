@@ -8,7 +8,7 @@
 #   make soak-outage  what befalls an etcd in a year, under real daemons: with an outage of PAUSE seconds
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
-#   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; drawn from SEED
+#   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -75,11 +75,14 @@ soak-mixed: $(VENV)/.dev-stamp $(PLUGIN)
 scale: $(VENV)/.dev-stamp
 	@$(BIN)/python -m tests.scale
 
-fuzz: system $(VENV)/.dev-stamp $(PLUGIN)
+fuzz: system $(VENV)/.fuzz-stamp $(PLUGIN)
 	$(BIN)/python -m tests.fuzz parsers --requests $(REQUESTS) --seed $(SEED)
 	$(BIN)/python -m tests.fuzz socket --requests $(REQUESTS) --seed $(SEED)
 	$(BIN)/python -m tests.fuzz plugin --requests $(REQUESTS) --seed $(SEED)
 	$(BIN)/python -m tests.fuzz sanitized --requests $$(($(REQUESTS) / 10)) --seed $(SEED)
+ifeq ($(shell uname -m),x86_64)
+	$(BIN)/python -m tests.fuzz guided --requests $(REQUESTS) --seed $(SEED)
+endif
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:
@@ -102,6 +105,10 @@ $(VENV)/.run-stamp: pyproject.toml | $(VENV)/bin/pip
 
 $(VENV)/.dev-stamp: $(VENV)/.run-stamp
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz-stamp: $(VENV)/.dev-stamp
+	@$(PIP) -e '.[fuzz]'
 	@touch $@
 
 $(PLUGIN): ipamd/cni/ipamd-cni.c ipamd/cni/build.py | $(VENV)/.run-stamp

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ipamd.cni import build
 from tests.cni.sanitized import compile_sanitized
-from tests.fuzz import campaign, parsers, plugin_campaign
+from tests.fuzz import campaign, guided, parsers, plugin_campaign
 
 
 def main() -> int:
@@ -20,8 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument(
         "target",
-        choices=("socket", "plugin", "sanitized", "parsers"),
-        help="requests at a daemon's socket; starts of the plugin, or of its sanitized build; input of every parser",
+        choices=("socket", "plugin", "sanitized", "parsers", "guided"),
+        help="requests at a daemon's socket; starts of the plugin, or of its sanitized build; input of every parser, by "
+        "chance or led by the code it reaches",
     )
     parser.add_argument("--requests", type=int, default=100_000, help="how many (default: 100000)")
     parser.add_argument("--seed", type=int, default=1, help="what all of them are drawn from (default: 1)")
@@ -45,6 +46,10 @@ def _run(arguments: argparse.Namespace, directory: Path) -> tuple[str, Sequence[
         parsed = parsers.run(seed, requests)
         refused = {f"{name} ({parsed.refused[name]} refused)": count for name, count in parsed.inputs.items()}
         return _figures(sum(parsed.inputs.values()), parsed.seconds, refused), parsed.findings
+    if arguments.target == "guided":
+        led = guided.run(directory, seed, requests)
+        reached = {f"{name}, branches": text for name, text in led.reached.items()}
+        return _figures(led.inputs, led.seconds, reached), led.findings
     if arguments.target == "socket":
         asked = campaign.run(directory, seed, requests, processes)
         figures = (
@@ -65,7 +70,7 @@ def _run(arguments: argparse.Namespace, directory: Path) -> tuple[str, Sequence[
     return figures, called.findings
 
 
-def _figures(count: int, seconds: float, outcomes: Mapping[str, int]) -> str:
+def _figures(count: int, seconds: float, outcomes: Mapping[str, object]) -> str:
     each = ", ".join(f"{name}: {number}" for name, number in sorted(outcomes.items()))
     return f"{count} in {seconds:.0f} s, {count / seconds:.0f} a second; {each}"
 

@@ -1,10 +1,14 @@
 """Every parser of bytes that others wrote, on damaged samples from a seed: it may raise what it declares, no more."""
 
 import random
+import re
+import tempfile
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +17,7 @@ from ipamd.api import asked, cni, hostlocal
 from ipamd.api.http import BadRequestError, Parser, Request
 from ipamd.api.resolv import Dns, parse_dns
 from ipamd.api.result import ResultAddress, encode, error_object, result
+from ipamd.api.spool import Spool
 from ipamd.core import keys
 from ipamd.core.clock import Now
 from ipamd.core.errors import RefusedError
@@ -36,11 +41,14 @@ from ipamd.core.records import (
 )
 from ipamd.core.selector import SelectorError, parse_labels, parse_selector
 from ipamd.journal.format import describe, frame, scan
-from ipamd.kubernetes.errors import NonsenseError
+from ipamd.kubernetes.access import Credentials, kubeconfig
+from ipamd.kubernetes.errors import ApiError, NonsenseError
 from ipamd.kubernetes.objects import Event, Listing, Node, Object, decode
+from ipamd.runtime.results import read_results
 from tests.core.captured import captured
 from tests.fuzz.hostile import TEXTS, Hostile, damage
 from tests.journal.examples import EACH_KIND, state
+from tests.runtime.results import cached
 
 NOW = Now(1_795_218_460_000_000_000, 1_000_000_000)
 
@@ -65,12 +73,12 @@ class Outcome(Struct):
 def run(seed: int, inputs: int) -> Outcome:
     """Give the parsers this many inputs, in turns."""
     dice = random.Random(seed)  # noqa: S311 - a failing seed must repeat
-    targets = _targets(seed)
-    outcome = Outcome(dict.fromkeys(targets, 0), dict.fromkeys(targets, 0), 0.0, [])
+    every = targets(seed)
+    outcome = Outcome(dict.fromkeys(every, 0), dict.fromkeys(every, 0), 0.0, [])
     began = time.monotonic()
     for number in range(inputs):
-        name = list(targets)[number % len(targets)]
-        target = targets[name]
+        name = list(every)[number % len(every)]
+        target = every[name]
         data = _input(dice, target.samples)
         outcome.inputs[name] += 1
         try:
@@ -104,7 +112,8 @@ def _records(kind: keys.Kind) -> list[bytes]:
     return [value for _name, _key, value in captured(kind)]
 
 
-def _targets(seed: int) -> dict[str, Target]:
+def targets(seed: int) -> dict[str, Target]:
+    """Every parser, with sound input that may be drawn from the seed."""
     requests = _requests(seed)
     bodies = [request.partition(b"\r\n\r\n")[2] for request in requests if request.startswith(b"POST /v1/cni")]
     record = (RecordError,)
@@ -129,6 +138,9 @@ def _targets(seed: int) -> dict[str, Target]:
         "resolv.conf": Target([b"nameserver 1.2.3.4\nsearch a b\ndomain c\noptions ndots:5\n"], _dns),
         "annotations": Target([b'["pool-a","10.0.0.0/16"]', b'["10.0.0.1","fd00::1"]'], _annotations),
         "kubernetes": Target(KUBERNETES, _kubernetes, (NonsenseError,)),
+        "kubeconfig": Target([KUBECONFIG], _kubeconfig, (ApiError,)),
+        "cached results": Target(_results(), lambda data: read_results(_file(data).parent)),
+        "kept DELs": Target([request for request in requests if b"DEL" in request], _kept),
     }
 
 
@@ -138,12 +150,63 @@ SELECTORS = (
     b'a starts with "b" || global()',
 )
 CLUSTER = b'{"spec":{"datastoreReady":false,"clusterGUID":"abc"}}'
+SEQUENCE = re.compile(rb'"sequenceNumber":\d+')
+"""Of a block: each write of it counts."""
 KUBERNETES = (
     b'{"metadata":{"name":"web","namespace":"default","uid":"1","labels":{"a":"b"},"annotations":{"c":"d"}}}',
     b'{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":"web"}}]}',
     b'{"type":"ADDED","object":{"metadata":{"name":"web"}}}',
     b'{"spec":{"podCIDR":"10.0.0.0/24","podCIDRs":["10.0.0.0/24"]}}',
 )
+
+
+KUBECONFIG = b"""\
+clusters: [{name: a, cluster: {server: "https://b", certificate-authority-data: "YQ=="}}]
+users: [{name: u, user: {tokenFile: t, client-certificate: c, token: "1"}}]
+contexts:
+- name: a
+  context: {cluster: a, user: u}
+current-context: a
+preferences: {since: 2001-02-03, x: 1.5e3, y: !!int 5, z: !!binary "YQ==", null: ~, <<: {}}
+"""
+
+
+def _results() -> list[bytes]:
+    """What the runtime's cache says of containers, in an old version and a new one."""
+    made = [
+        cached(_directory() / "made", "c1", ["10.0.0.1", "fd00::1"], version=version) for version in ("0.2.0", "1.0.0")
+    ]
+    return [path.read_bytes() for path in made]
+
+
+@cache
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="ipamd-fuzz-")
+
+
+def _directory() -> Path:
+    return Path(_scratch().name)
+
+
+def _file(data: bytes) -> Path:
+    """A file of its own directory, with these contents."""
+    path = _directory() / "files" / "file"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def _kubeconfig(data: bytes) -> None:
+    Credentials(kubeconfig(_file(data))).current()
+
+
+def _kept(data: bytes) -> None:
+    path = _file(data)
+    Spool(
+        path.parent, "boot", lambda request, _peer: request.headers["cni-command"], lambda: True, lambda *_: None
+    ).carry_out()
+    if path.exists():
+        raise AssertionError("a file stays among the kept DELs")
 
 
 def _requests(seed: int) -> list[bytes]:
@@ -158,12 +221,20 @@ def _selector(data: bytes) -> None:
 def _block(data: bytes) -> None:
     record = BlockRecord(data)
     _ = record.claimed_at, record.deleted, [record.owner(ordinal) for ordinal in range(record.cidr.size)]
-    record.encode()
+    written = record.encode()
+    _same(BlockRecord(written).encode(), written)
 
 
 def _handle(data: bytes) -> None:
     handle_blocks(data)
-    HandleRecord(data).encode()
+    if (written := HandleRecord(data).encode()) is not None:
+        _same(HandleRecord(written).encode(), written)
+
+
+def _same(again: bytes | None, written: bytes) -> None:
+    """What we write reads as what we wrote."""
+    if SEQUENCE.sub(b"", again or b"") != SEQUENCE.sub(b"", written):
+        raise AssertionError(f"{written!r} is written as {again!r} after it was read")
 
 
 def _pool(data: bytes) -> None:

@@ -3,13 +3,14 @@
 import os
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from ipamd.cni import build
 from tests.cni.sanitized import compile_sanitized
-from tests.fuzz import campaign, parsers, plugin, plugin_campaign
+from tests.fuzz import campaign, guided, parsers, plugin, plugin_campaign
 from tests.fuzz.calls import Calls
 from tests.fuzz.clients import CRASHED
 from tests.fuzz.hostile import Hostile
@@ -78,7 +79,7 @@ def test_parsers_raise_nothing_but_what_they_declare() -> None:
     """Damaged records, requests, configurations, selectors, state files and objects of Kubernetes."""
     outcome = parsers.run(7, REQUESTS)
     assert outcome.findings == []
-    tame = {"pressure", "state file", "sound records", "resolv.conf", "annotations"}
+    tame = {"pressure", "state file", "sound records", "resolv.conf", "annotations", "cached results", "kept DELs"}
     assert {name for name, refused in outcome.refused.items() if not refused} == tame
     assert not [name for name, refused in outcome.refused.items() if refused == outcome.inputs[name]]
 
@@ -89,6 +90,16 @@ def test_a_parser_that_raises_what_it_does_not_declare_is_found(monkeypatch: pyt
     findings = parsers.run(7, 2000).findings
     assert findings
     assert all(finding.startswith("cni, seed 7, input ") for finding in findings)
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris: make .venv/.fuzz-stamp")
+def test_inputs_that_are_led_by_the_code_they_reach_reach_more_of_it(tmp_path: Path) -> None:
+    """A parser is shown its samples and what grows out of them."""
+    outcome = guided.run(tmp_path, 7, 2000, ["selector"])
+    assert outcome.findings == []
+    assert outcome.inputs >= 2000
+    first, last = map(int, outcome.reached["selector"].split(" to "))
+    assert first < last
 
 
 def test_a_seed_repeats() -> None:
