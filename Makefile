@@ -83,6 +83,9 @@ fuzz: system $(VENV)/.fuzz-stamp $(PLUGIN)
 ifeq ($(shell uname -m),x86_64)
 	$(BIN)/python -m tests.fuzz guided --requests $(REQUESTS) --seed $(SEED)
 endif
+ifneq ($(shell command -v clang),)
+	$(BIN)/python -m tests.fuzz guided-plugin --requests $(REQUESTS) --seed $(SEED)
+endif
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ipamd.cni import build
 from tests.cni.sanitized import compile_sanitized
-from tests.fuzz import campaign, guided, parsers, plugin_campaign
+from tests.fuzz import campaign, guided, guided_plugin, parsers, plugin_campaign
 
 
 def main() -> int:
@@ -20,9 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument(
         "target",
-        choices=("socket", "plugin", "sanitized", "parsers", "guided"),
+        choices=("socket", "plugin", "sanitized", "parsers", "guided", "guided-plugin"),
         help="requests at a daemon's socket; starts of the plugin, or of its sanitized build; input of every parser, by "
-        "chance or led by the code it reaches",
+        "chance or led by the code it reaches; input of the plugin's source that is led by that",
     )
     parser.add_argument("--requests", type=int, default=100_000, help="how many (default: 100000)")
     parser.add_argument("--seed", type=int, default=1, help="what all of them are drawn from (default: 1)")
@@ -46,8 +46,8 @@ def _run(arguments: argparse.Namespace, directory: Path) -> tuple[str, Sequence[
         parsed = parsers.run(seed, requests)
         refused = {f"{name} ({parsed.refused[name]} refused)": count for name, count in parsed.inputs.items()}
         return _figures(sum(parsed.inputs.values()), parsed.seconds, refused), parsed.findings
-    if arguments.target == "guided":
-        led = guided.run(directory, seed, requests)
+    if arguments.target.startswith("guided"):
+        led = (guided if arguments.target == "guided" else guided_plugin).run(directory, seed, requests)
         reached = {f"{name}, branches": text for name, text in led.reached.items()}
         return _figures(led.inputs, led.seconds, reached), led.findings
     if arguments.target == "socket":

@@ -1,7 +1,7 @@
 """Input of the parsers that is led by the code it reaches: each by libFuzzer (atheris) in a process of its own.
 
 ``python -m tests.fuzz.guided PARSER CORPUS [libFuzzer's options]`` is one of them. Its exit code is libFuzzer's: 0 if
-nothing was raised that the parser does not declare.
+nothing was raised that the parser does not declare. Nothing of ipamd may be imported before atheris watches the imports.
 """
 
 import re
@@ -54,31 +54,27 @@ def run(directory: Path, seed: int, inputs: int, names: Sequence[str] = ()) -> O
 
     outcome = Outcome()
     names = names or list(parsers.targets(1))
-    began = time.monotonic()
     for name in names:
         corpus = directory / name
         corpus.mkdir()
-        options = (
-            f"-runs={inputs // len(names)}",
-            f"-seed={seed}",
-            f"-max_len={LONGEST}",
-            f"-artifact_prefix={directory}/",
-        )
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.fuzz.guided", name, corpus, *options],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        progress = re.findall(r"^#(\d+)\s.*cov: (\d+)", done.stderr, re.MULTILINE)
-        if done.returncode != 0 or not progress:
-            said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("INFO:")]
-            outcome.findings.append("\n".join((f"{name}:", *said[-60:])))
-            continue
-        outcome.inputs += int(progress[-1][0])
-        outcome.reached[name] = f"{progress[0][1]} to {progress[-1][1]}"
-    outcome.seconds = time.monotonic() - began
+        lead(outcome, name, [sys.executable, "-m", "tests.fuzz.guided", name, str(corpus)], seed, inputs // len(names))
     return outcome
+
+
+def lead(outcome: Outcome, name: str, command: Sequence[str], seed: int, inputs: int) -> None:
+    """Let libFuzzer have its way. The last of the command is the directory of samples."""
+    directory = Path(command[-1]).parent
+    options = (f"-runs={inputs}", f"-seed={seed}", f"-max_len={LONGEST}", f"-artifact_prefix={directory}/")
+    began = time.monotonic()
+    done = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace", check=False)
+    outcome.seconds += time.monotonic() - began
+    progress = re.findall(r"^#(\d+)\s.*cov: (\d+)", done.stderr, re.MULTILINE)
+    if done.returncode != 0 or not progress:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("INFO:")]
+        outcome.findings.append("\n".join((f"{name}:", *said[-60:])))
+        return
+    outcome.inputs += int(progress[-1][0])
+    outcome.reached[name] = f"{progress[0][1]} to {progress[-1][1]}"
 
 
 if __name__ == "__main__":

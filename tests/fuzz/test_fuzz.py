@@ -10,7 +10,7 @@ import pytest
 
 from ipamd.cni import build
 from tests.cni.sanitized import compile_sanitized
-from tests.fuzz import campaign, guided, parsers, plugin, plugin_campaign
+from tests.fuzz import campaign, guided, guided_plugin, parsers, plugin, plugin_campaign
 from tests.fuzz.calls import Calls
 from tests.fuzz.clients import CRASHED
 from tests.fuzz.hostile import Hostile
@@ -100,6 +100,22 @@ def test_inputs_that_are_led_by_the_code_they_reach_reach_more_of_it(tmp_path: P
     assert outcome.inputs >= 2000
     first, last = map(int, outcome.reached["selector"].split(" to "))
     assert first < last
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang and its libFuzzer")
+def test_the_plugins_source_is_led_to_its_branches_and_to_a_bug(tmp_path: Path) -> None:
+    """As it is nothing is wrong with it; a buffer that grows too little is found."""
+    for name, (sound, wrong) in {"sound": ("", ""), "wrong": BUGS["a buffer that grows too little"]}.items():
+        (tmp_path / name).mkdir()
+        source = tmp_path / f"{name}.c"
+        source.write_text(build.SOURCE.read_text().replace(sound, wrong))
+        outcome = guided_plugin.run(tmp_path / name, 7, 5000, source)
+        assert bool(outcome.findings) == (name == "wrong"), outcome.findings
+        if name == "sound":
+            first, last = map(int, outcome.reached["plugin"].split(" to "))
+            assert 200 < first < last
+        else:
+            assert "heap-buffer-overflow" in outcome.findings[0]
 
 
 def test_a_seed_repeats() -> None:
