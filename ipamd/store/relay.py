@@ -6,13 +6,14 @@ refused in words: with TRY_AGAIN_LATER while the store is away.
 May import of ipamd only ``core`` and ``store``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from ipamd.core.errors import Code, RefusedError
+from ipamd.core.records import MALFORMED
 from ipamd.store.base import KeyRange, Record, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.wire import BYTES, END, KEYS, ROOT, CommitRequest, Page, ReadRequest
 
@@ -53,7 +54,7 @@ class Relay:
         """Answer a CommitRequest of a user with an Outcome; raises RefusedError."""
         request = _decode(body, CommitRequest)
         named = [change.key for changes in request.alternatives for change in changes]
-        _check(named, request.window)
+        _check(named, request.window, [change.expected for changes in request.alternatives for change in changes])
         if not named:
             raise RefusedError(Code.UNDECODABLE, "cannot commit nothing; give at least one change")
         try:
@@ -89,13 +90,13 @@ async def _page(store: Store, names: tuple[str, ...], more: str, revision: int =
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except ValueError as error:
+    except MALFORMED as error:
         raise RefusedError(
             Code.UNDECODABLE, f"cannot read the request: {error}; send a {kind.__name__} as MessagePack"
         ) from error
 
 
-def _check(names: list[str], window: KeyRange | None) -> None:
+def _check(names: list[str], window: KeyRange | None, revisions: Sequence[int] = ()) -> None:
     if len(names) > KEYS:
         raise RefusedError(
             Code.INVALID_CONFIGURATION, f"cannot serve {len(names)} keys at once: {KEYS} are the most; ask for fewer"
@@ -109,6 +110,11 @@ def _check(names: list[str], window: KeyRange | None) -> None:
         )
     if window is not None and window.limit < 1:
         raise RefusedError(Code.INVALID_CONFIGURATION, "cannot serve a range of no keys; give a limit of at least 1")
+    largest = max((*revisions, 0 if window is None else window.limit))
+    if largest >= 1 << 63:  # no store can take it
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION, f"cannot serve the number {largest}: limits and revisions are smaller than 2^63"
+        )
 
 
 def _refusal(verb: str, error: StoreUnavailableError | StoreRefusedError) -> RefusedError:

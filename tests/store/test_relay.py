@@ -96,6 +96,7 @@ def _read(**fields: object) -> bytes:
 
 REFUSED = {
     b"\xc1": (Code.UNDECODABLE, "cannot read the request: "),
+    b"\x81\xa1x" + b"\x91" * 5000 + b"\xc0": (Code.UNDECODABLE, "cannot read the request: maximum recursion depth"),
     _read(keys=["/calico/a"] * (wire.KEYS + 1)): (Code.INVALID_CONFIGURATION, "cannot serve 501 keys at once: 500 are"),
     _read(keys=["/etc/passwd"]): (Code.INVALID_CONFIGURATION, "cannot serve the key '/etc/passwd': only keys below"),
     _read(window={"start": "/", "end": "0", "limit": 1}): (
@@ -106,6 +107,10 @@ REFUSED = {
     _read(window={"start": "/calico/", "end": "/calico/b", "limit": 0}): (
         Code.INVALID_CONFIGURATION,
         "cannot serve a range of no keys",
+    ),
+    _read(window={"start": "/calico/", "end": "/calico/b", "limit": 1 << 63}): (
+        Code.INVALID_CONFIGURATION,
+        "cannot serve the number 9223372036854775808: limits and revisions are smaller than 2^63",
     ),
 }
 
@@ -123,6 +128,11 @@ async def test_a_commit_out_of_bounds(served: Served) -> None:
     """The same holds for what is to be written, and nothing at all is no commit."""
     stray = CommitRequest(((Change("/registry/pods/x", b"", 0),),))
     assert (await served.refused(msgspec.msgpack.encode(stray), commit=True))[0] == Code.INVALID_CONFIGURATION
+    for number in (Change("/calico/a", b"", 1 << 63), Change("/calico/a", None, (1 << 64) - 1)):
+        assert await served.refused(msgspec.msgpack.encode(CommitRequest(((number,),))), commit=True) == (
+            Code.INVALID_CONFIGURATION,
+            f"cannot serve the number {number.expected}: limits and revisions are smaller than 2^63",
+        )
     for empty in (CommitRequest(()), CommitRequest(((),))):
         assert await served.refused(msgspec.msgpack.encode(empty), commit=True) == (
             Code.UNDECODABLE,
