@@ -4,7 +4,9 @@ import json
 import random
 from collections.abc import Callable
 from enum import Enum, auto
+from urllib.parse import quote
 
+import msgspec
 from msgspec import Struct
 
 TEXTS = (
@@ -52,7 +54,18 @@ VERSIONS = ("0.1.0", "0.2.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 VERBS = ("ADD",) * 6 + ("DEL",) * 4 + ("CHECK", "STATUS", "GC")
 ROUTES = (
     *("/", "/healthz", "/readyz", "/metrics", "/v1/status", "/v1/config", "/v1/pools", "/v1/blocks", "/v1/allocations"),
-    *("/v1/reserve", "/v1/tunnel-addresses", "/v1/cni", "/no/such/path", "/v1/cni/", "/%00", "/../v1/cni", "//"),
+    *(
+        "/v1/reserve",
+        "/v1/events",
+        "/v1/explain?node",
+        "/v1/tunnel-addresses",
+        "/v1/cni",
+        "/no/such/path",
+        "/v1/cni/",
+        "/%00",
+        "/../v1/cni",
+        "//",
+    ),
 )
 TUNNELS = ("ipipTunnelAddress", "vxlanTunnelAddress", "vxlanV6TunnelAddress", "wireguardTunnelAddress", "none")
 HOST_LOCAL = {"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd09::/120"}]]}
@@ -103,7 +116,9 @@ class Hostile:
         self._configurations: tuple[Callable[[], bytes], ...] = (
             *(self._spoilt,) * 9, *(self._damaged,) * 5, *(self._any_json,) * 3,
         )  # fmt: skip
-        self._one_of: tuple[Callable[[], bytes], ...] = (*(self._call,) * 17, self._route, self._tunnel)
+        self._one_of: tuple[Callable[[], bytes], ...] = (
+            *(self._call,) * 17, self._route, self._tunnel, self._query, self._records, self._import,
+        )  # fmt: skip
 
     def batch(self) -> Batch:
         """What one connection sends."""
@@ -147,7 +162,7 @@ class Hostile:
     def _route(self) -> bytes:
         dice = self._dice
         method = dice.choice(("GET", "GET", "GET", "HEAD", "POST", "DELETE", "PUT", "X" * 50))
-        path = dice.choice(ROUTES[:9] if method == "GET" else ROUTES) + dice.choice(("", "?", "?a=b", "?" + "x" * 300))
+        path = dice.choice(ROUTES[:11] if method == "GET" else ROUTES) + dice.choice(("", "?", "?a=b", "?" + "x" * 300))
         return self._request(f"{method} {path} HTTP/1.1", [], b"")
 
     def _tunnel(self) -> bytes:
@@ -159,6 +174,56 @@ class Hostile:
         method = dice.choice(("POST", "DELETE"))
         return self._request(
             f"{method} /v1/tunnel-addresses HTTP/1.1", [], damage(self._dice, text) if dice.random() < 0.5 else text
+        )
+
+    def _query(self) -> bytes:
+        """Why, and what was done; at most a second of waiting."""
+        dice = self._dice
+        names = ("pod", "address", "node", "config", "after", "wait", "podd", "%ff")
+        values = (f"default/pod-{dice.randrange(50)}", self._address(), self.configuration().decode(errors="replace"))
+        pairs = [
+            (dice.choice(names), dice.choice((*values, dice.choice(TEXTS), "0", "1")))
+            for _ in range(dice.choice((1, 1, 2)))
+        ]
+        query = "&".join(f"{name}={quote(value) if dice.random() < 0.9 else 'x%'}" for name, value in pairs)
+        return self._request(f"GET {dice.choice(('/v1/explain', '/v1/events'))}?{query} HTTP/1.1", [], b"")
+
+    def _records(self) -> bytes:
+        """Records of the store, read and changed: never one that means anything."""
+        dice = self._dice
+        key = dice.choice(("/calico/fuzz/a", "/calico/fuzz/b", "/calico/", "/etc", "", "/calico/fuzz/" + "x" * 3000))
+        number = dice.choice((0, 0, 1, -1, 2**31, 2**63 - 1, 2**63, 2**64 - 1, "1"))
+        window = {"start": key, "end": dice.choice((key + "\0", "/calico0", "")), "limit": number}
+        change = {"key": key, "value": dice.choice((b"{}", None, b"x" * 3000)), "expected": number}
+        path, body = dice.choice(
+            (
+                ("read", {"keys": [key] * dice.choice((0, 1, 600)), "names_only": False}),
+                ("read", {"window": window, "names_only": dice.random() < 0.5}),
+                ("commit", {"alternatives": [[change] * dice.choice((1, 1, 2))] * dice.choice((1, 2))}),
+                ("commit", {"alternatives": [[change]], "window": window}),
+            )
+        )
+        text = msgspec.msgpack.encode(body)
+        if dice.random() < 0.1:
+            text = b"\x81\xa1x" + b"\x91" * dice.choice((100, 1100, 5000)) + b"\xc0"
+        elif dice.random() < 0.3:
+            text = damage(dice, text)
+        return self._request(f"POST /v1/store/{path} HTTP/1.1", [], text)
+
+    def _import(self) -> bytes:
+        """What the plugin host-local held; a few of the same addresses."""
+        dice = self._dice
+        held = [
+            {"address": self._address(), "container": self._container(), "interface": "eth0"}
+            for _ in range(dice.randint(0, 3))
+        ]
+        networks: list[object] = [{"name": dice.choice(NETWORKS), "held": held, "last": {"0": self._address()}}]
+        body = json.dumps(
+            {"networks": networks if dice.random() < 0.8 else self._value(0), "dry_run": dice.random() < 0.5}
+        )
+        text = body.encode()
+        return self._request(
+            "POST /v1/import/host-local HTTP/1.1", [], damage(dice, text) if dice.random() < 0.3 else text
         )
 
     # --- a call of the plugin ---------------------------------------------------------------------------------
