@@ -85,13 +85,14 @@ def soak(seeds: Sequence[int], processes: int) -> int:
 
 
 def bite(limit: int, processes: int) -> int:
-    """Look for each deliberate bug in as many seeds as it takes, ``limit`` at most."""
+    """Look for each deliberate bug in as many seeds as it takes, ``limit`` at most; print a table for docs/design.md."""
     missed = 0
+    _print("| a daemon that | is found by seed | as |", "|---|---|---|")
     with multiprocessing.Pool(processes, gc.set_threshold, (50_000,)) as pool:
-        for name, seeds, words in pool.imap(partial(_hunt, limit), MUTATIONS):
+        for name, seed, words in pool.imap(partial(_hunt, limit), MUTATIONS):
             missed += not words
-            _print(f"a daemon that {name}: {f'found by seed {seeds}: {words[0]}' if words else 'NOT FOUND'}"[:230])
-    _print(f"{len(MUTATIONS)} deliberate bugs, {missed} not found in {limit} seeds")
+            _print(f"| {name} | {seed if words else 'none'} | {', '.join(sorted({w.partition(':')[0] for w in words}))} |")
+    _print("", f"{len(MUTATIONS)} deliberate bugs, {missed} not found in {limit} seeds")
     return bool(missed)
 
 

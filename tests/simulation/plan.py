@@ -140,8 +140,36 @@ def _in_doubt(random: Random, node: int, _other: int) -> list[Event]:
     ]
 
 
-SCENES = (_given_back, _overtaken, _in_doubt)
+def _told_late(random: Random, node: int, other: int) -> list[Event]:
+    """A node gives its reserve back, and hears only then, from a slow watch, how it came to have it."""
+    back = 0.5 + random.random()
+    events = [
+        Event(0.0, "slow", node, 0, 20.0 + random.random() * 10),
+        Event(random.random() * 0.2, "burst", node, random.randrange(1000), random.random() * 8),
+        Event(2.0, "drain", node, 0, back),
+        *(Event(2.5 + random.random() * 3, "arrive", other) for _ in range(3)),
+        Event(2.5 + random.random() * 3, "burst", other, random.randrange(1000), 7.9),
+    ]
+    return events + [Event(2.0 + back + random.random() * 25, "pod", node, 1) for _ in range(8)]
+
+
+def _dies_borrowing(random: Random, node: int, other: int) -> list[Event]:
+    """A node that has no room borrows addresses, dies before it knows that it has them, and needs none any more."""
+    events = [Event(8.0, "compact", node)]
+    for borrower in sorted({node, other}):
+        events += [
+            Event(0.0, "fuse", borrower, 0),
+            Event(0.01, "brief", borrower, random.randrange(1000), 1.0),
+            Event(0.4, "down", borrower, 0, 7.0),
+        ]
+    return events
+
+
+SCENES = (_given_back, _overtaken, _in_doubt, _told_late, _dies_borrowing)
 """Events that are seldom drawn together, and where it hurts: each scene for the index of a node, and of another."""
+
+SCARCE = (_given_back, _told_late, _dies_borrowing)
+"""Scenes in which nodes take one another's addresses: they do so where there are few."""
 
 
 def draw(seed: int) -> Plan:
@@ -165,8 +193,8 @@ def draw(seed: int) -> Plan:
         played = scene(random, node, (node + 1) % nodes)
         events += [replace(event, at=round(began + event.at, 4), span=round(event.span, 3)) for event in played]
         events.sort(key=lambda event: event.at)
-        if scene is _given_back:
-            blocks = random.choice((1, nodes))  # others take a node's addresses where there are few
+        if scene in SCARCE:
+            blocks = random.choice((1, nodes))
     return Plan(
         seed,
         nodes,

@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from ipamd.config import Config
 from ipamd.config.schema import Reserve
 from ipamd.core import keys
+from ipamd.journal.errors import JournalError
 from tests.nodes import EPOCH, pool_record
 from tests.simulation.clock import Clock
 from tests.simulation.disk import mounted
@@ -367,6 +368,7 @@ class World:
             await self.happen(event)
         await self._come_to_rest()
         self.judge.at_rest(self.server, self.machines, self._handles())
+        await self._sync_all()
         await self._repeat_all()
 
     def _handles(self) -> dict[str, str]:
@@ -405,6 +407,15 @@ class World:
             and not any(block.dirty for block in daemon.ledger.blocks.values())
             for daemon in daemons
         )
+
+    async def _sync_all(self) -> None:
+        """What a disk could not take is on it when it is well again."""
+        for machine in self.machines:
+            try:
+                if machine.daemon is not None:
+                    await machine.daemon.journal.sync()
+            except JournalError as error:
+                self.judge.find("unsound", f"{machine.name}: its disk is well, and yet: {error}")
 
     async def _repeat_all(self) -> None:
         """Every acknowledged ADD is answered the same when it is repeated."""
