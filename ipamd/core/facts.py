@@ -83,6 +83,10 @@ class Rebooted(Struct, frozen=True, tag="rebooted", tag_field="t"):
     """The host was booted: readings of CLOCK_BOOTTIME before this fact are earlier than any after it."""
 
 
+class SetBack(Struct, frozen=True, tag="set_back", tag_field="t"):
+    """The store was set back to an older state: from here on its records count whatever their revisions."""
+
+
 class RangeAssigned(Struct, frozen=True, tag="range_assigned", tag_field="t"):
     """An attachment holds these addresses (canonical texts) of host-local ranges, one of each range set in their order.
 
@@ -109,4 +113,4 @@ class RangeCursors(Struct, frozen=True, tag="range_cursors", tag_field="t"):
     addresses: dict[int, str]
 
 
-Fact = Committed | Assigned | Released | Withdrawn | Rebooted | RangeAssigned | RangeReleased | RangeCursors
+Fact = Committed | Assigned | Released | Withdrawn | Rebooted | SetBack | RangeAssigned | RangeReleased | RangeCursors

@@ -28,6 +28,7 @@ from ipamd.core.facts import (
     RangeReleased,
     Rebooted,
     Released,
+    SetBack,
     Withdrawn,
 )
 from ipamd.core.pool import Pool
@@ -355,6 +356,8 @@ class Ledger:
                 self._block(fact.block).withdraw(fact.ordinals)
             case Rebooted():
                 self._apply_rebooted()
+            case SetBack():
+                self.forget_revisions()
             case RangeAssigned() | RangeReleased() | RangeCursors():
                 self.ranges.apply(fact)
 
@@ -488,7 +491,9 @@ class Ledger:
         yield from self.holdings.values()  # before the images: one that gives this node nothing is kept for its pods
         for block in self.blocks.values():
             if block.value:
-                yield Committed(keys.block_key(block.net), block.revision, block.value)
+                key = keys.block_key(block.net)
+                # Of a store that was set back the next word counts, however old.
+                yield Committed(key, block.revision if self._revisions[key] >= 0 else 0, block.value)
             if block.withdrawn:
                 yield Withdrawn(block.cidr, tuple(ordinals_of(block.withdrawn)))
         for block in self.blocks.values():

@@ -17,7 +17,7 @@ from msgspec import Struct
 from ipamd.core import keys
 from ipamd.core.address import Cidr, parse_address
 from ipamd.core.clock import Now
-from ipamd.core.facts import Committed, Fact
+from ipamd.core.facts import Committed, Fact, SetBack
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import (
     BlockRecord,
@@ -135,7 +135,10 @@ class Sync:
                     "the store was set back, to a backup perhaps; writing again what living pods hold",
                     {"revision": str(snapshot.revision), "seen": str(before)},
                 )
-            self._ledger.forget_revisions()
+            if snapshot.revision < before or self.looks:
+                self._record([SetBack()])
+            else:
+                self._ledger.forget_revisions()
             self._pressures.clear()
         for record in snapshot.records:
             self._heed(record.key, record.value, record.revision)

@@ -11,7 +11,9 @@ from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
 from ipamd.core.errors import RefusedError
 from ipamd.core.facts import Attachment, Released
+from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord, attribute, new_block
+from ipamd.core.reserve import ReservePolicy
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, StoreUnavailableError
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, now, pool_record
@@ -365,3 +367,26 @@ async def test_a_successor_keeps_an_address_that_a_backup_gives_to_the_deleted(
         assert check(node.ledger) == []
         assert allocated(store) == {f"k8s-pod-network.b{number}" for number in range(4)}
         assert not any(key.startswith(keys.handle_key("k8s-pod-network.a")) for key in store.records)
+
+
+async def test_a_restart_without_the_store_hands_out_nothing_that_a_backup_took_away(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What the node learnt of a store that was set back survives its death: the older record counts, not the newer."""
+    store = BackedUpStore()
+    pool(store)
+    async with Node("n1", store, ReservePolicy(4, 4)).running() as node:
+        await trio.sleep(1)
+        store.back_up()
+        await addresses(node, ["a", "b"])
+        await trio.sleep(1)
+        store.restore()
+        await node.sync.look()
+        known = node.ledger.blocks["10.0.0.0/26"].line()
+        facts = list(node.journal)
+        again = Ledger("n1", ReservePolicy())
+        again.replay(node.ledger.checkpoint())
+        assert set(again.blocks["10.0.0.0/26"].line()) == set(known)
+    again = Ledger("n1", ReservePolicy())
+    again.replay(facts)
+    assert set(again.blocks["10.0.0.0/26"].line()) == set(known)
