@@ -1,7 +1,7 @@
 """A node of the cluster for tests: the real ledger, writer and sync on a store, under the test's clock."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -59,6 +59,7 @@ class Node:
         policy: ReservePolicy | None = None,
         facts: Sequence[Fact] = (),
         instance: str = "",
+        durable: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self.ledger = Ledger(name, policy or ReservePolicy(), None, instance)
         self.ledger.replay(facts)
@@ -69,7 +70,7 @@ class Node:
             self.reports.append(event)
 
         self.sync = Sync(self.ledger, store, self.record, now, report)
-        self.writer = Writer(self.ledger, store, self.record, trio.lowlevel.checkpoint, now, Writing(), report)
+        self.writer = Writer(self.ledger, store, self.record, durable, now, Writing(), report)
         self.waiting = Waiting(
             self.ledger, now, self.journal.extend, 10.0, lambda: self.writer.wake(hurry=True), lambda: "the test"
         )
@@ -112,7 +113,7 @@ class Node:
         """A DEL."""
         attachment = Attachment("k8s-pod-network", container, interface)
         self.journal.extend(self.ledger.delete(attachment, f"default.pod-{container}", now().boot).facts)
-        self.waiting.serve()
+        self.waiting.deleted(attachment)
         self.writer.wake()
 
     def addresses(self, assigned: Assigned) -> list[str]:

@@ -91,8 +91,8 @@ class Handlers:
         stages.decide = self.steps.elapsed() - began
         if decided.facts:
             self.steps.give_up(decided.facts, stages)
-        # It ends the wait of an ADD that it overtook; only now, as what that may decide comes after it in a replay.
-        self._waiting.serve(invocation.attachment)
+        # Only now, as what this may decide comes after it in a replay.
+        self._waiting.deleted(invocation.attachment)
         # Whatever ``durability`` says, a DEL waits for nothing: what a power cut makes of it ends the pod as well, and
         # without the store no pod must hang in Terminating.
         return self.steps.done(stages, Response(200, headers=SUCCESS))

@@ -79,6 +79,8 @@ class Waiting:
         answered with it: the DEL that follows a failed ADD takes it back.
         """
         until = trio.current_time() + self._deadline
+        if self._ledger.settle():  # what was given up without the store's knowledge needs no store to be had again
+            found = Shortage("")
         outcome = await self._stand(request, found, until) if isinstance(found, Shortage) else found
         if isinstance(outcome, RefusedError) and outcome.code in CONFIRMED:
             obstacle = await self.confirm()
@@ -117,6 +119,12 @@ class Waiting:
                 waiter.outcome = self._persist(decided)
             self._leave(waiter)
             waiter.done.set()
+
+    def deleted(self, attachment: Attachment) -> None:
+        """A DEL ends the wait of an ADD that it overtook, and what it gave up may be had again without the store."""
+        self.serve(attachment)
+        if self._line and self._ledger.settle():
+            self.serve()
 
     def _persist(self, decided: Added) -> Added | RefusedError:
         # Here and not where the waiter wakes: a second ADD of the attachment could be answered before the first.

@@ -39,6 +39,7 @@ class Block:
         "_adrift",
         "_cooling_since",
         "_queue",
+        "_untouched",
         "adopted",
         "cidr",
         "contested",
@@ -90,6 +91,7 @@ class Block:
         self.stranded: dict[int, str] = {}
         self.idle_since: int | None = None
         self.doubtful = False
+        self._untouched = 0
         self._adrift: dict[int, str] = {}
         self._cooling_since: dict[str, int] = {}
         self._queue: deque[int] = deque()
@@ -204,17 +206,24 @@ class Block:
         waited = {ordinal: position for position, ordinal in enumerate(free_before)}
         return sorted(ordinals_of(bits), key=lambda o: (sequences.get(str(o), 0), waited.get(o, 0), o))
 
+    def doubt(self) -> None:
+        """A transaction on the block was just made: nothing is known of its outcome until ``doubtful`` ends."""
+        in_reserve = self.reserve_bits | self.kept_bits
+        self._untouched = in_reserve & self._untouched if self.doubtful else in_reserve
+        self.doubtful = True
+
     def settle(self, *, cooldown: bool = False) -> bool:
         """Take back into the reserve what was given up before the store ever heard of it; whether there was any.
 
-        Not with a ``cooldown``: a pod may have used the address, so the store is told to let it cool. Only to be called
-        when no transaction on the block is under way. Not while the block is ``doubtful``: a transaction of unknown
-        outcome may still arrive, until one more change of the block has overtaken it.
+        Not with a ``cooldown``: a pod may have used the address, so the store is told to let it cool. While the block
+        is ``doubtful`` only what the transactions in question leave in the reserve, whether they arrive or not: until
+        one more change of the block has overtaken them, what they give to a pod may become its own in the store, and
+        whoever finds it gone, Calico's garbage collection say, frees it there for everybody.
         """
-        if self.doubtful:
-            return False
         settled = False
         for ordinal, handle in list(self.releasing.items()):
+            if self.doubtful and not self._untouched >> ordinal & 1:
+                continue
             holder = self._holder(ordinal)
             if holder == handle or (holder == self.reserve_handle and self.withdrawn >> ordinal & 1):
                 continue

@@ -327,12 +327,24 @@ class Ledger:
                 self.reserve(pool.name, now).drained(self.available(pool.name), now)
 
     def settle(self) -> bool:
-        """Between two transactions: take back what needs none (``Block.settle``); whether there was any."""
+        """Take back what was given up and needs no transaction (``Block.settle``); whether there was any."""
         cooldown = self.settings.config.cooldown > 0
         settled = [block for block in self.blocks.values() if block.settle(cooldown=cooldown)]
         for block in settled:
             self._withdraw_reserved(block)
         return bool(settled)
+
+    def doubt(self, record_keys: Iterable[str]) -> list[Block]:
+        """A transaction was just made that changes these records: its blocks are in doubt (``Block.doubt``).
+
+        Returns those that were not before: they are ``doubtful`` no more as soon as its outcome is known.
+        """
+        cidrs = {str(keys.cidr_of(key)) for key in record_keys if keys.kind_of(key) is keys.Kind.BLOCK}
+        blocks = [self.blocks[cidr] for cidr in cidrs & self.blocks.keys()]
+        doubted = [block for block in blocks if not block.doubtful]
+        for block in blocks:
+            block.doubt()
+        return doubted
 
     # --- facts ------------------------------------------------------------------------------------------------
 
@@ -341,7 +353,7 @@ class Ledger:
         for fact in facts:
             self.apply(fact)
         for block in self.blocks.values():
-            block.doubtful = True
+            block.doubt()
 
     def apply(self, fact: Fact) -> None:
         """Make a fact part of the state: one just decided, one from the store, or one replayed."""

@@ -8,7 +8,8 @@ The writer may import trio, core and store. What it learns goes out through ``re
 part of the ledger and of the journal, and wakes the ADDs that wait for addresses.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import trio
@@ -17,7 +18,6 @@ from msgspec.structs import replace
 
 from ipamd.core import keys, supply
 from ipamd.core.address import Cidr
-from ipamd.core.block import Block
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError
 from ipamd.core.facts import Fact
@@ -125,10 +125,10 @@ class Writer:
 
     async def step(self) -> bool:
         """Do the most urgent transaction, if any; whether the next should follow at once."""
+        self._settle()  # also while the store does not answer
         if not await self._look_first():
             return False
-        if self._ledger.settle():
-            self.on_supply()
+        self._settle()
         now = self._now()
         outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
         if outlived:
@@ -159,6 +159,10 @@ class Writer:
         self.progress.leaked_handles = self._handles.removed
         return bool(self._ledger.strays)
 
+    def _settle(self) -> None:
+        if self._ledger.settle():
+            self.on_supply()
+
     async def _look_first(self) -> bool:
         """Look at what must be known before anything is decided; whether the store was looked at in full."""
         if not self._ledger.synced:
@@ -188,8 +192,9 @@ class Writer:
     async def _commit(self, draft: batch.Batch) -> bool:
         if draft.before:
             self._record(draft.before)
-        await self._sync_first(draft)
-        outcome = await self._send([draft.changes])
+        with self._in_doubt([draft.changes]):  # from now on, as what is given up meanwhile is in the draft still
+            await self._sync_first(draft)
+            outcome = await self._send([draft.changes])
         if outcome.chosen is None:
             self.progress.conflicts += 1
             self._conflicts += 1
@@ -223,19 +228,27 @@ class Writer:
         self.progress.transactions += 1
         self.progress.operations += sum(map(len, sets))
         self._doubt = tuple({change.key for changes in sets for change in changes})
-        # What an earlier transaction left doubtful stays so: a refusal, be it for a handle, overtakes nothing.
-        doubted = [block for block in self._blocks_in_doubt() if not block.doubtful]
-        for block in doubted:
-            block.doubtful = True
-        outcome = await self._store.commit(*sets, window=search.window if search else None)
-        for block in doubted:
-            block.doubtful = False
+        with self._in_doubt(sets):
+            outcome = await self._store.commit(*sets, window=search.window if search else None)
         self._doubt = ()
         return outcome
 
-    def _blocks_in_doubt(self) -> list[Block]:
-        cidrs = (str(keys.cidr_of(key)) for key in self._doubt if batch.is_block(key))
-        return [self._ledger.blocks[cidr] for cidr in cidrs if cidr in self._ledger.blocks]
+    @contextmanager
+    def _in_doubt(self, sets: Sequence[Sequence[Change]]) -> Iterator[None]:
+        """Keep the blocks of a transaction in doubt until its outcome is known; if it never is, they stay so.
+
+        What an earlier transaction left doubtful stays so: a refusal, be it for a handle, overtakes nothing.
+        """
+        doubted = self._ledger.doubt(change.key for changes in sets for change in changes)
+        unsent: NotDurableError | None = None
+        try:
+            yield
+        except NotDurableError as error:
+            unsent = error
+        for block in doubted:
+            block.doubtful = False
+        if unsent is not None:
+            raise unsent
 
     def _announce(self) -> None:
         done, self.committed = self.committed, trio.Event()

@@ -406,6 +406,20 @@ async def test_an_add_without_reserve_waits_for_it(autojump_clock: trio.testing.
     assert path.ledger.reserve("four", 0).waiting == 0
 
 
+async def test_an_add_that_waits_gets_what_a_pod_gives_up_of_which_the_store_never_heard(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """At once, without the writer, who may be waiting for a store that does not answer."""
+    path = Path()
+    path.supply("10.0.0.0/29", 1)
+    path.ask(call(CNI_CONTAINERID="first"))
+    async with path.asked(call()) as answers:
+        assert answers == []
+        path.ask(call(CNI_COMMAND="DEL", CNI_CONTAINERID="first"))
+    assert addresses_of(answers[0]) == ["10.0.0.0/29"]
+    assert path.log[-5:] == ["append Released", "wake", "append Assigned", "observe 0", "observe 0"]
+
+
 async def test_two_adds_of_one_attachment_that_wait_get_one_address(autojump_clock: trio.testing.MockClock) -> None:
     """Neither is answered before the fact of the first is written; both say the same."""
     path = Path()

@@ -84,6 +84,34 @@ def test_a_release_before_the_flush_is_settled_without_a_write() -> None:
     assert (target.available, target.dirty) == (1, False)
 
 
+def test_what_a_transaction_in_doubt_leaves_in_the_reserve_comes_back_at_once() -> None:
+    """What it may give to a pod does not, until a new image has overtaken it."""
+    target = block(CIDR, reserved(0, 1))
+    give(target, 0)
+    target.doubt()
+    give(target, 1, "b")
+    target.release(0, "k8s-pod-network.a")
+    target.release(1, "k8s-pod-network.b")
+    assert target.settle()
+    assert (target.line(), target.releasing) == ([1], {0: "k8s-pod-network.a"})
+    merge(target, reserved(0, 1, 2), 2)
+    assert target.settle()
+    assert set(target.line()) == {0, 1, 2}
+
+
+def test_each_transaction_in_doubt_adds_to_what_does_not_come_back() -> None:
+    """A second one that was made from the same image, and may give another address to a pod."""
+    target = block(CIDR, reserved(0, 1, 2))
+    for ordinal, container in enumerate("ab"):
+        give(target, ordinal, container)
+        target.doubt()
+    give(target, 2, "c")
+    for ordinal, container in enumerate("abc"):
+        target.release(ordinal, f"k8s-pod-network.{container}")
+    assert target.settle()
+    assert target.line() == [2]
+
+
 def test_a_release_waits_for_the_store() -> None:
     """An ordinal that the store gives to the pod is nobody's until the store has freed it."""
     target = block(CIDR, {0: "k8s-pod-network.a"})

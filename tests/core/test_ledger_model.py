@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ipamd.core import keys, supply
 from ipamd.core.address import parse_cidr
+from ipamd.core.block import Block
 from ipamd.core.check import check
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
@@ -61,6 +62,7 @@ class Promise(RuleBasedStateMachine):
         self.seen: dict[Place, str] = {}
         """The handles in the block images that the ledger has seen."""
         self.flight: batch.Batch | None = None
+        self.doubted: list[Block] = []
         self.outcome: Outcome | None = None
         self.doubt: set[str] = set()
         self.adrift: list[batch.Batch] = []
@@ -261,6 +263,11 @@ class Promise(RuleBasedStateMachine):
         self.ledger.settle()
         self.start(batch.gather(self.ledger, self.known, limits, self.now()))
 
+    @rule()
+    def settle(self) -> None:
+        """An ADD finds the reserve empty, whatever the writer is about."""
+        self.ledger.settle()
+
     @precondition(lambda self: self.idle() and not self.ledger.settings.locked)
     @rule()
     def retire(self) -> None:
@@ -283,6 +290,7 @@ class Promise(RuleBasedStateMachine):
             assert not held & {Place(fact.block, ordinal) for ordinal in fact.ordinals}
         self.record(list(draft.before))
         self.flight, self.outcome = draft, None
+        self.doubted = self.ledger.doubt(change.key for change in draft.changes)
 
     @precondition(lambda self: self.flight is not None and self.outcome is None)
     @rule()
@@ -296,6 +304,8 @@ class Promise(RuleBasedStateMachine):
         """The writer hears what became of it."""
         flight, outcome = self.flight, self.outcome
         self.flight = self.outcome = None
+        for block in self.doubted:
+            block.doubtful = False
         if outcome.chosen is None:
             self.known.learn((change.key for change in flight.changes), outcome.records)
             self.record(list(batch.observed(flight.changes, outcome)))

@@ -8,10 +8,11 @@ import trio
 from trio.testing import MockClock
 
 from ipamd.core import keys
+from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
 from ipamd.core.errors import Code, RefusedError
-from ipamd.core.facts import Fact, Place
-from ipamd.core.records import attribute
+from ipamd.core.facts import Attachment, Fact, Place
+from ipamd.core.records import BlockRecord, attribute
 from ipamd.core.reserve import ReservePolicy
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Snapshot, StoreUnavailableError
 from tests.memory_store import MemoryStore
@@ -34,6 +35,7 @@ def store() -> MemoryStore:
 
 
 POLICY = ReservePolicy(minimum=6, maximum=12)
+FAR = "k8s-pod-network.far"
 
 
 async def history(node: Node) -> None:
@@ -146,6 +148,109 @@ async def test_an_add_during_an_outage_is_served_until_the_reserve_is_empty(
         await trio.sleep(2)
         at_rest(store, [node])
         assert len(node.ledger.holdings) == 6
+
+
+def cut_off(store: MemoryStore, *, arrives: bool) -> None:
+    """From the next transaction on the store is away; that one is still done, or not, and nobody hears of it."""
+    commit = store.commit
+
+    async def last(*alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        store.away, store.commit = True, commit  # type: ignore[method-assign]
+        if arrives:
+            store.apply(alternatives, window)
+        raise StoreUnavailableError("test: cut off")
+
+    store.commit = last  # type: ignore[method-assign] # the fault to inject
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_pods_come_and_go_through_an_outage_on_what_the_store_never_heard_of(
+    autojump_clock: MockClock, store: MemoryStore, arrives: bool
+) -> None:
+    """A reserve of six serves a hundred pods one after the other; what the last transaction gave away is left alone."""
+    async with Node("n1", store, POLICY).running() as node:
+        await trio.sleep(1)
+        cut_off(store, arrives=arrives)
+        lost = await node.add(add_request("lost"))
+        await trio.sleep(1)
+        node.delete("lost")
+        for number in range(100):
+            with trio.fail_after(0.1):
+                assigned = await node.add(add_request(f"c{number}"))
+            assert assigned.places != lost.places
+            await trio.sleep(0.6)
+            node.delete(f"c{number}")
+        store.away = False
+        await trio.sleep(2)
+        at_rest(store, [node])
+        assert not node.ledger.holdings
+
+
+async def test_an_add_that_waits_in_an_outage_gets_what_the_next_pod_gives_up(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """Without the store: it never heard of that pod."""
+    async with Node("n1", store, POLICY).running() as node, trio.open_nursery() as nursery:
+        await trio.sleep(1)
+        store.away = True
+        await node.add(add_request("sent"))
+        await trio.sleep(1)
+        served = [await node.add(add_request(f"c{number}")) for number in range(5)]
+        nursery.start_soon(node.add, add_request("waits"))
+        await trio.sleep(1)
+        node.delete("sent")
+        await trio.sleep(1)
+        assert len(node.ledger.holdings) == 5
+        node.delete("c3")
+        assert node.ledger.holdings[Attachment("k8s-pod-network", "waits", "eth0")].places == served[3].places
+
+
+async def test_what_a_collector_frees_behind_a_node_that_is_cut_off_is_not_held_twice(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """A lost transaction gave an address to a pod that is gone: Calico's controllers free it, another node takes it."""
+    async with Node("n1", store, POLICY).running() as node:
+        await trio.sleep(1)
+        cut_off(store, arrives=True)
+        (place,) = (await node.add(add_request("lost"))).places
+        await trio.sleep(1)
+        node.delete("lost")
+        key = keys.block_key(parse_cidr(place.block))
+        block = BlockRecord(store.records[key].value)
+        assert block.owner(place.ordinal).handle == "k8s-pod-network.lost"  # type: ignore[union-attr]
+        block.free(place.ordinal)
+        block.take({place.ordinal}, attribute(FAR, {"node": "n2"}))
+        store.put(key, block.encode())
+        store.put(keys.handle_key("k8s-pod-network.lost"), None)
+        store.put(keys.handle_key(FAR), json.dumps({"block": {place.block: 1}, "deleted": False}).encode())
+        for number in range(20):
+            assert place not in (await node.add(add_request(f"c{number}"))).places
+            await trio.sleep(0.6)
+            node.delete(f"c{number}")
+        store.away = False
+        await trio.sleep(2)
+        at_rest(store, [node], strangers=[FAR])
+
+
+async def test_what_a_transaction_will_assign_is_in_doubt_before_it_is_sent(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """It is made, then the state file is synced, which takes a while: a DEL in between frees nothing for the next pod."""
+
+    async def slow() -> None:
+        await trio.sleep(0.5)
+
+    async with Node("n1", store, POLICY, durable=slow).running() as node:
+        await trio.sleep(3)
+        first = await node.add(add_request("first"))
+        await trio.sleep(0.1)
+        node.delete("first")
+        began = trio.current_time()
+        for number in range(6):
+            assert (await node.add(add_request(f"c{number}"))).places != first.places
+        assert trio.current_time() - began > 0.4, "the last waited for the transaction"
+        await node.flushed()
+        at_rest(store, [node])
 
 
 async def test_an_add_that_waits_when_the_store_returns_is_answered(
