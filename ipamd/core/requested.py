@@ -46,6 +46,8 @@ def locate(settings: Settings, request: AddRequest, family: int) -> tuple[Pool, 
     pool = pool_of(settings, family, value)
     if pool is None:
         why = "it is in no IP pool; request an address of an enabled pool"
+        if damaged := settings.selection.damaged:
+            why = f"it is in no IP pool that can be read; {damaged}; correct the record, or request another address"
     elif (barred := settings.selection.bar(pool)) is not None:
         why = f"its pool {pool.name} ({pool.cidr}) {barred.why}; request an address of another pool"
     else:

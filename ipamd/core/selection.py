@@ -160,6 +160,11 @@ class Selection:
             f"{' or '.join(remedies) or 'create one'}",
         )
 
+    @property
+    def damaged(self) -> str:
+        """What is wrong with the records of pools of which nothing else is known, as a clause; "" if there are none."""
+        return "; ".join(f"pool {name} {exclusion.why}" for name, exclusion in sorted(self._broken.items())[:_LISTED])
+
     def _refusal_named(self, request: AddRequest, family: int, name: str) -> RefusedError:
         exclusion = self._bar_named(name, family)
         by = request.named_by.get(family, "the request")

@@ -288,6 +288,19 @@ async def test_an_address_that_no_pool_may_give(path: Path, spec: dict[str, obje
     assert await refused(path, address) == (105, f"cannot assign {address} to default/web: {why}")
 
 
+async def test_an_address_that_may_be_in_a_pool_whose_record_is_damaged(path: Path) -> None:
+    """The refusal names the pool that cannot be read, and why: the address may be one of it."""
+    path.commit(keys.POOLS + "torn", b"{")
+    assert await refused(path, "10.9.0.1") == (
+        105,
+        (
+            "cannot assign 10.9.0.1 to default/web: it is in no IP pool that can be read; pool torn has a record that "
+            "cannot be understood (not an IPPool: Input data was truncated); correct the record, or request another "
+            "address"
+        ),
+    )
+
+
 @pytest.mark.parametrize(
     "spec", [{"nodeSelector": "!all()"}, {"assignmentMode": "Manual"}, {"namespaceSelector": "x == 'y'"}]
 )
