@@ -127,9 +127,7 @@ def read_config(request: Request) -> NetworkConfig:
     try:
         config = _decode_config(request.body)
     except msgspec.ValidationError as error:
-        raise RefusedError(
-            Code.INVALID_CONFIGURATION, f"cannot use the network configuration: {error}; correct the CNI configuration"
-        ) from error
+        config = _without_nulls(request.body, error)
     except MALFORMED as error:
         raise RefusedError(
             Code.UNDECODABLE, f"cannot read the network configuration: it is not JSON ({error}); correct it"
@@ -143,6 +141,22 @@ def read_config(request: Request) -> NetworkConfig:
             "correct cniVersion in the network configuration",
         )
     return config
+
+
+def _without_nulls(body: bytes, error: msgspec.ValidationError) -> NetworkConfig:
+    """The configuration without the keys that are null: as absent, to every plugin in Go. Raises RefusedError (7)."""
+    try:
+        return _decode_config(msgspec.json.encode(_pruned(msgspec.json.decode(body))))
+    except MALFORMED:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION, f"cannot use the network configuration: {error}; correct the CNI configuration"
+        ) from error
+
+
+def _pruned(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _pruned(each) for key, each in value.items() if each is not None}
+    return [_pruned(each) for each in value] if isinstance(value, list) else value
 
 
 def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> Invocation:

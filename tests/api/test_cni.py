@@ -279,6 +279,23 @@ def test_a_configuration_without_version_is_the_first(path: Path) -> None:
     assert json.loads(path.ask(call(config(""))).body)["cniVersion"] == "0.1.0"
 
 
+@pytest.mark.parametrize("key", ["cniVersion", "type", "ipam", "args", "runtimeConfig", "prevResult"])
+def test_a_key_that_is_null_counts_as_absent(path: Path, key: str) -> None:
+    """As for every plugin in Go: the answer is the one without the key, in every version."""
+    without = {name: value for name, value in config().items() if name != key}
+    expected = Path()
+    for each in (path, expected):
+        each.supply("10.0.0.0/29", 8)
+    assert path.ask(call({**config(), key: None})).body == expected.ask(call(without)).body
+
+
+def test_nulls_within_the_ipam_section_count_as_absent(path: Path) -> None:
+    """At any depth, as Go's decoder has it."""
+    ipam = {"type": "ipamd", "gateway": None, "assign_ipv4": None, "routes": [{"dst": "0.0.0.0/0", "gw": None}]}
+    answer = json.loads(path.ask(call({**config(), "ipam": ipam})).body)
+    assert answer["routes"] == [{"dst": "0.0.0.0/0"}]
+
+
 @pytest.mark.parametrize(
     ("body", "code", "msg"),
     [
