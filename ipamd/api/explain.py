@@ -17,7 +17,7 @@ from ipamd.api.access import Peer
 from ipamd.api.answers import read_query, refused, shown
 from ipamd.api.asked import add_request, for_pod
 from ipamd.api.http import Request, Response
-from ipamd.api.result import check_gateway
+from ipamd.api.result import check_answer
 from ipamd.core.address import FAMILIES, Cidr, parse_address
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, RefusedError
@@ -155,7 +155,7 @@ class Explain:
             return explain_ranges(ledger, hostlocal.range_request(invocation, plan))
         asked = add_request(invocation)
         cni.check_node(config, ledger.node)
-        check_gateway(config, ledger.settings)
+        check_answer(config, ledger.settings)
         if facts is not None:
             # What Calico's main plugin reads of the annotations and passes on is not in its configuration yet.
             asked = for_pod(asked, replace(config, type=""), facts)

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from ipamd.api.asked import requested_addresses
 from ipamd.api.cni import Invocation, NetworkConfig, RangeConfig, Route, labels_of
 from ipamd.api.resolv import Dns
-from ipamd.api.result import encode
-from ipamd.core.address import BITS, format_address
+from ipamd.api.result import encode, read_route
+from ipamd.core.address import format_address
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import RangeAssigned
 from ipamd.core.ranges import Range, RangeSet, check_sets, find, read_address, read_range
@@ -57,7 +57,7 @@ def read_plan(config: NetworkConfig, ask: AskCidrs) -> Plan:
     """The ranges and routes of a configuration; raises RefusedError (7, or 11 while the node's CIDR is not known)."""
     given = tuple(tuple(_resolved(each, ask) for each in ranges) for ranges in _given(config))
     try:
-        sets, routes = _sets(given), tuple(_route(route) for route in config.ipam.routes or ())
+        sets, routes = _sets(given), tuple(map(read_route, config.ipam.routes or ()))
     except ValueError as error:
         raise _unusable(str(error)) from error
     families = [ranges[0].family for ranges in sets]
@@ -117,19 +117,6 @@ def _sets(given: tuple[tuple[RangeConfig, ...], ...]) -> tuple[RangeSet, ...]:
 
 def _range(each: RangeConfig) -> Range:
     return read_range(each.subnet, each.rangeStart or "", each.rangeEnd or "", each.gateway or "")
-
-
-@lru_cache(maxsize=64)
-def _route(route: Route) -> tuple[int, Route]:
-    """A route with its addresses as Go prints them, and its IP version; raises ValueError."""
-    text, slash, length = route.dst.partition("/")
-    family, value = read_address(text)
-    bits = BITS[6 if ":" in text else 4]
-    if not slash or not length.isdecimal() or int(length) > bits:
-        raise ValueError(f"route {route.dst!r} is not a CIDR")
-    prefix = int(length) - (bits - BITS[family])
-    gateway = format_address(*read_address(route.gw)) if route.gw else ""
-    return family, replace(route, dst=f"{format_address(family, value)}/{prefix}", gw=gateway)
 
 
 def range_request(invocation: Invocation, plan: Plan) -> RangeRequest:

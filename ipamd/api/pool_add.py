@@ -9,7 +9,7 @@ from ipamd.api import cni
 from ipamd.api.asked import add_request, for_pod
 from ipamd.api.cni import Invocation
 from ipamd.api.http import Response
-from ipamd.api.result import ResultAddress, check_gateway, result
+from ipamd.api.result import ResultAddress, check_answer, result
 from ipamd.api.steps import Stages, Steps
 from ipamd.api.waiting import CONFIRMED, Waiting
 from ipamd.core.address import BITS
@@ -43,7 +43,7 @@ class PoolAdds:
         """Answer an ADD, at once if memory can; raises RefusedError."""
         asked = add_request(invocation)
         cni.check_node(invocation.config, self._ledger.node)
-        check_gateway(invocation.config, self._ledger.settings)
+        check_answer(invocation.config, self._ledger.settings)
         if asked.attachment in self._ledger.holdings:
             self._steps.catch_up()  # a DEL that came before this repeated ADD must not come after it
         if self.pods is not None and asked.attachment not in self._ledger.holdings:

@@ -10,11 +10,13 @@ from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ipamd.api.cni import VERSIONS, Ipam, NetworkConfig, Route
 from ipamd.api.resolv import Dns
-from ipamd.core.address import BITS, Cidr
+from ipamd.core.address import BITS, Cidr, format_address
 from ipamd.core.errors import Code, RefusedError
+from ipamd.core.ranges import read_address
 from ipamd.core.settings import Settings
 
 
@@ -54,7 +56,7 @@ def result(config: NetworkConfig, addresses: Sequence[ResultAddress]) -> bytes:
         if calico:
             routes.append((each.family, Route(f"{each.address}/{prefix}")))
     if not calico:
-        routes = [(6 if ":" in route.dst else 4, route) for route in config.ipam.routes or ()]
+        routes = [read_route(route) for route in config.ipam.routes or ()]
     return encode(config.cniVersion, ips, routes)
 
 
@@ -126,6 +128,19 @@ def _gateway(text: str) -> Gateway:
     return Gateway(parsed.version, str(parsed.ip), parsed.network.prefixlen, host)
 
 
+@lru_cache(maxsize=64)
+def read_route(route: Route) -> tuple[int, Route]:
+    """A route with its addresses as Go prints them, and its IP version; raises ValueError."""
+    text, slash, length = route.dst.partition("/")
+    family, value = read_address(text)
+    bits = BITS[6 if ":" in text else 4]
+    if not slash or not length.isdecimal() or int(length) > bits:
+        raise ValueError(f"route {route.dst!r} is not a CIDR")
+    prefix = int(length) - (bits - BITS[family])
+    gateway = format_address(*read_address(route.gw)) if route.gw else ""
+    return family, replace(route, dst=f"{format_address(family, value)}/{prefix}", gw=gateway)
+
+
 def error_object(version: str, error: RefusedError) -> bytes:
     """A CNI error object, indented as CNI's own library prints it."""
     answer: dict[str, object] = {"cniVersion": version, "code": int(error.code), "msg": error.msg}
@@ -134,13 +149,20 @@ def error_object(version: str, error: RefusedError) -> bytes:
     return msgspec.json.format(msgspec.json.encode(answer), indent=4)
 
 
-def check_gateway(config: NetworkConfig, settings: Settings) -> None:
-    """Raise RefusedError for a gateway that ``result`` could not answer with, before anything is assigned.
+def check_answer(config: NetworkConfig, settings: Settings) -> None:
+    """Raise RefusedError (7) for a gateway or route that ``result`` could not answer with, before one is assigned.
 
-    Also for one that a pod could be given: two would then answer to one address.
+    Also for a gateway that a pod could be given: two would then answer to one address.
     """
     if config.ipam.type == "calico-ipam":
         return
+    try:
+        for route in config.ipam.routes or ():
+            read_route(route)
+    except ValueError as error:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION, f"cannot use the network configuration: ipam.routes: {error}; correct it"
+        ) from error
     for gateway in _gateways(config.ipam).values():
         kept = any(cidr.contains(gateway.host) for cidrs in settings.reservations.values() for cidr in cidrs)
         pool = next((pool for pool in settings.pools.values() if pool.cidr.contains(gateway.host)), None)

@@ -366,6 +366,23 @@ def test_a_wrong_gateway_is_refused_before_anything_is_assigned(path: Path, gate
     assert not path.ledger.holdings
 
 
+@pytest.mark.parametrize(
+    ("route", "why"),
+    [
+        ({"dst": "10.9.0.0"}, "route '10.9.0.0' is not a CIDR"),
+        ({"dst": "10.9.0.0/33"}, "route '10.9.0.0/33' is not a CIDR"),
+        ({"dst": "nowhere/8"}, "'nowhere' does not appear to be an IPv4 or IPv6 address"),
+        ({"dst": "0.0.0.0/0", "gw": "x"}, "'x' does not appear to be an IPv4 or IPv6 address"),
+    ],
+)
+def test_a_wrong_route_is_refused_before_anything_is_assigned(path: Path, route: object, why: str) -> None:
+    """Code 7 instead of an answer that the main plugin cannot read, when the address is assigned already."""
+    body = {**config(), "ipam": {"type": "ipamd", "routes": [{"dst": "0.0.0.0/0"}, route]}}
+    error = error_of(path.ask(call(body)))
+    assert (error["code"], error["msg"]) == (7, f"cannot use the network configuration: ipam.routes: {why}; correct it")
+    assert not path.ledger.holdings
+
+
 def test_booleans_may_be_written_as_such(path: Path) -> None:
     """assign_ipv4 and assign_ipv6 are strings in Calico's configurations; JSON booleans mean the same."""
     assert addresses_of(path.ask(call(config(assign_ipv4=False, assign_ipv6=True)))) == ["fd00::/125"]
