@@ -64,10 +64,11 @@ class Node:
         self.ledger = Ledger(name, policy or ReservePolicy(), None, instance)
         self.ledger.replay(facts)
         self.journal: list[Fact] = list(facts)
-        self.reports: list[str] = []
+        self.told: list[tuple[str, dict[str, str]]] = []
+        """The log: events and their values."""
 
-        def report(event: str, _values: dict[str, str]) -> None:
-            self.reports.append(event)
+        def report(event: str, values: dict[str, str]) -> None:
+            self.told.append((event, values))
 
         self.sync = Sync(self.ledger, store, self.record, now, report)
         self.writer = Writer(self.ledger, store, self.record, durable, now, Writing(), report)
@@ -119,6 +120,11 @@ class Node:
     def addresses(self, assigned: Assigned) -> list[str]:
         """The texts of what an ADD got."""
         return [self.ledger.blocks[place.block].address(place.ordinal) for place in assigned.places]
+
+    @property
+    def reports(self) -> list[str]:
+        """The events of the log."""
+        return [event for event, _values in self.told]
 
     @property
     def dirty(self) -> bool:

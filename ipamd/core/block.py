@@ -8,6 +8,7 @@ So a lost reply, a conflict and a replay after a crash are one case.
 A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
 was given up meanwhile, to overrule it. A store that was set back is overruled in the same way.
 
+``undone`` are the ordinals of living attachments that the store had under their names and somebody freed there.
 ``adopted`` and ``tunnels`` are what this node's workloads and tunnels hold by the image alone, by handle.
 
 With a cooldown set, what was given up cools first: the store holds it as released at a time, and it is nobody's.
@@ -59,6 +60,7 @@ class Block:
         "revision",
         "stranded",
         "tunnels",
+        "undone",
         "unflushed",
         "unreserved_bits",
         "value",
@@ -89,6 +91,7 @@ class Block:
         self.cooling: dict[int, str] = {}
         self.cooled = 0
         self.stranded: dict[int, str] = {}
+        self.undone: set[int] = set()
         self.idle_since: int | None = None
         self.doubtful = False
         self._untouched = 0
@@ -105,12 +108,17 @@ class Block:
         was_owned = self.owned
         # A new image: whatever was under way expects the one before. The same image told again proves nothing.
         overtaken = (revision, value) != (self.revision, self.value)
+        newer = revision > self.revision  # else the store's history was set back
         self.record, self.value, self.revision = record, value, revision
         self.doubtful = self.doubtful and not overtaken
+        flushed = self.desired.keys() - self.unflushed.keys() - self.contested.keys()
         self.owned = record is not None and record.affinity == host_affinity(self.node)
         ours, self.unreserved_bits = self._sort_ordinals()
         if overtaken and record is not None:
             self._adrift = {o: handle for o, handle in self._adrift.items() if self._holder(o) == handle}
+        if newer:
+            self.undone |= flushed
+        self.undone &= self.unflushed.keys()
         self.withdrawn &= ours
         self._resolve_releases()
         usable = ours & ~self._wished()

@@ -24,6 +24,7 @@ from ipamd.core.facts import Fact
 from ipamd.core.ledger import MAX_STRAYS, Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import handle_blocks
+from ipamd.core.requested import tenant
 from ipamd.core.reserve import RETRY_AFTER, Refusal
 from ipamd.store import batch, requested
 from ipamd.store.base import Change, HistoryError, Outcome, Store, StoreRefusedError, StoreUnavailableError
@@ -39,6 +40,9 @@ TICK = 5.0
 
 PATIENCE = 10
 """Conflicts in a row that are tried again at once: more are somebody's mistake, and not to be had at full speed."""
+
+SHOWN = 5
+"""How many addresses a line of the log names."""
 
 RECONSIDER_AFTER = 60_000_000_000
 """How long an exhausted pool is left alone while nobody waits for it (ns)."""
@@ -130,6 +134,7 @@ class Writer:
             return False
         self._settle()
         now = self._now()
+        self._tell_undone()
         outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
         if outlived:
             self._record(outlived)
@@ -162,6 +167,18 @@ class Writer:
     def _settle(self) -> None:
         if self._ledger.settle():
             self.on_supply()
+
+    def _tell_undone(self) -> None:
+        """Say which living pods' addresses somebody freed in the store, once: they are about to be written again."""
+        for block in self._ledger.blocks.values():
+            undone, block.undone = sorted(block.undone & block.unflushed.keys()), set()
+            told = [f"{block.address(o)} of {tenant(block.unflushed[o])}" for o in undone[:SHOWN]]
+            more = [f"{len(undone) - SHOWN} more"] if len(undone) > SHOWN else []
+            if told:
+                self._report(
+                    "somebody freed addresses of living pods in the store; writing them again",
+                    {"addresses": ", ".join(told + more)},
+                )
 
     async def _look_first(self) -> bool:
         """Look at what must be known before anything is decided; whether the store was looked at in full."""

@@ -17,6 +17,7 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, StoreUnavailableError
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, now, pool_record
+from tests.store.truth import at_rest
 
 
 class LateStore(MemoryStore):
@@ -132,6 +133,53 @@ async def test_a_stray_address_of_a_container_does_not_end_what_it_got_since(
         assert (await node.add(add_request("a"))).places == held.places
         assert BlockRecord(store.records[keys.block_key(foreign.cidr)].value).owner(5) is None
         assert check(node.ledger) == []
+
+
+async def test_a_living_pods_address_that_somebody_frees_is_written_again_and_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """``calicoctl ipam release`` of it, or a deleted block: one line of the log each time, with address and pod."""
+    store = MemoryStore(delay=0.001)
+    pool(store)
+    async with Node("n1", store).running() as node:
+        assigned = await node.add(add_request("a"))
+        (place,), (address,) = assigned.places, node.addresses(assigned)
+        for number in range(6):
+            await node.add(add_request(f"b{number}"))
+        await node.flushed()
+        key = keys.block_key(parse_cidr(place.block))
+        event = "somebody freed addresses of living pods in the store; writing them again"
+        for times in (1, 2):
+            freed = BlockRecord(store.records[key].value)
+            freed.free(place.ordinal)
+            store.put(key, freed.encode())
+            await trio.sleep(7)
+            assert node.told == [(event, {"addresses": f"{address} of default/pod-a on this node"})] * times
+            at_rest(store, [node])
+        node.told.clear()
+        store.put(key, None)
+        await trio.sleep(7)
+        ((told, values),) = node.told
+        assert (told, values["addresses"].count("default/pod-"), values["addresses"][-6:]) == (event, 5, "2 more")
+        at_rest(store, [node])
+
+
+async def test_a_pod_that_goes_meanwhile_is_not_told_of(autojump_clock: trio.testing.MockClock) -> None:
+    """Its address was freed in the store just before its DEL: nothing is written again, and nothing said."""
+    store = MemoryStore(delay=0.001)
+    pool(store)
+    async with Node("n1", store).running() as node:
+        (place,) = (await node.add(add_request("a"))).places
+        await node.flushed()
+        key = keys.block_key(parse_cidr(place.block))
+        freed = BlockRecord(store.records[key].value)
+        freed.free(place.ordinal)
+        store.put(key, freed.encode())
+        store.put(keys.handle_key("k8s-pod-network.a"), None)
+        node.delete("a")
+        await trio.sleep(7)
+        assert node.told == []
+        at_rest(store, [node])
 
 
 async def test_a_reserved_address_is_not_handed_out_from_the_moment_the_reservation_is_known(
