@@ -17,7 +17,7 @@ from ipamd.core.reserve import PRESSURE
 from ipamd.store import batch
 from ipamd.store.base import Change, ChangeSet, Outcome, Record, Store, StoreRefusedError
 from ipamd.store.borrow import ROUND, Hunt, affinity_key_of, borrow, free_in, is_of, reclaimable, take_over
-from ipamd.store.claim import keys_among
+from ipamd.store.claimer import pages_of
 
 ATTEMPTS = 5
 """How often a block is tried again that others write at the same time."""
@@ -90,24 +90,13 @@ class Borrower:
 
     async def _list(self, pool: Pool, hunt: Hunt) -> None:
         now = self._now().boot
-        hunt.learn({key for page in await self.pages_of(pool) for key in page if is_of(pool, key)}, now)
+        hunt.learn({key for page in await pages_of(self._store, pool) for key in page if is_of(pool, key)}, now)
 
     def rest(self, now: int) -> None:
         """End the hunts of pools that need nothing any more."""
         for pool, hunt in self._hunts.items():
             if hunt.began and not supply.wants_block(self._ledger, pool, now):
                 hunt.end()
-
-    async def pages_of(self, pool: Pool) -> list[tuple[str, ...]]:
-        """The keys among which those of all blocks of a pool are, a window at a time; the last is not full."""
-        pages: list[tuple[str, ...]] = []
-        window = keys_among(pool)
-        while True:
-            _revision, page = await self._store.list_keys(window)
-            pages.append(page)
-            if len(page) < window.limit:
-                return pages
-            window = keys_among(pool, page[-1])
 
     # --- pressure ---------------------------------------------------------------------------------------------
 

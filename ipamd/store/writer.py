@@ -14,10 +14,8 @@ from itertools import islice
 
 import trio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ipamd.core import keys, supply
-from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import Code, NotDurableError
 from ipamd.core.facts import Fact
@@ -25,11 +23,12 @@ from ipamd.core.ledger import MAX_STRAYS, Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import handle_blocks
 from ipamd.core.requested import tenant
-from ipamd.core.reserve import RETRY_AFTER, Refusal
+from ipamd.core.reserve import RETRY_AFTER
 from ipamd.store import batch, requested
-from ipamd.store.base import Change, HistoryError, Outcome, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.base import Change, ChangeSet, HistoryError, Outcome, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.borrower import Borrower
-from ipamd.store.claim import Search, claim, neighbours, overlaps
+from ipamd.store.claim import Search
+from ipamd.store.claimer import RECONSIDER_AFTER, Claimer
 from ipamd.store.handles import HandleWalk
 
 BACK_OFF = (0.05, 0.5)
@@ -43,9 +42,6 @@ PATIENCE = 10
 
 SHOWN = 5
 """How many addresses a line of the log names."""
-
-RECONSIDER_AFTER = 60_000_000_000
-"""How long an exhausted pool is left alone while nobody waits for it (ns)."""
 
 
 class Writing(Struct, frozen=True):
@@ -94,6 +90,7 @@ class Writer:
         self._histories = 0
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
+        self._claimer = Claimer(ledger, self._known, store, self._send_claim, record, now, self._tell_supply)
         self._handles = HandleWalk(ledger, store, lambda changes: self._send([changes]), now, report)
         self.progress = Progress()
         self.committed = trio.Event()
@@ -153,7 +150,7 @@ class Writer:
         self.progress.flushed_until = now.boot
         if self._ledger.settings.locked:
             return False
-        if await self._claim_wanted() or await self._supply_pools(now.boot):
+        if await self._claimer.claim_wanted() or await self._supply_pools(now.boot):
             return True
         await self.borrower.relieve()
         idle = supply.idle_block(self._ledger, now.boot)
@@ -167,6 +164,9 @@ class Writer:
     def _settle(self) -> None:
         if self._ledger.settle():
             self.on_supply()
+
+    def _tell_supply(self) -> None:
+        self.on_supply()  # set later than what calls it is made
 
     def _tell_undone(self) -> None:
         """Say which living pods' addresses somebody freed in the store, once: they are about to be written again."""
@@ -250,6 +250,14 @@ class Writer:
         self._doubt = ()
         return outcome
 
+    async def _send_claim(self, sets: Sequence[ChangeSet], search: Search | None) -> Outcome:
+        outcome = await self._send(sets, search)
+        if outcome.chosen is None:
+            self.progress.conflicts += 1
+        else:
+            self.progress.claims += 1
+        return outcome
+
     @contextmanager
     def _in_doubt(self, sets: Sequence[Sequence[Change]]) -> Iterator[None]:
         """Keep the blocks of a transaction in doubt until its outcome is known; if it never is, they stay so.
@@ -305,36 +313,14 @@ class Writer:
             await self.borrower.ask_for(requested.judge(self._ledger, places, self._now()))
             self.on_supply()
 
-    async def _claim_wanted(self) -> bool:
-        """Claim a block that nobody has, for the addresses of it that were asked for; whether one was tried."""
-        found = requested.to_claim(self._ledger)
-        if found is None or self._ledger.settings.locked:
-            return False
-        pool, cidr, ordinals = found
-        if await self._overlapped(cidr):
-            requested.refuse_overlapped(self._ledger, cidr, self._now().boot)
-            self.on_supply()
-            return True
-        changes = claim(self._ledger, self._known, pool, cidr, self._now(), wanted=ordinals)
-        outcome = await self._send([changes])
-        if outcome.chosen is not None:
-            self._claimed(pool, changes, outcome.revision)
-        else:
-            self.progress.conflicts += 1
-            self._known.learn((change.key for change in changes), outcome.records)
-            if any(keys.block_key(larger) in outcome.records for larger in pool.enclosing(cidr)):
-                requested.refuse_overlapped(self._ledger, cidr, self._now().boot)
-                self.on_supply()
-            requested.forget_look(self._ledger, cidr)
-        return True
-
-    # --- claims -----------------------------------------------------------------------------------------------
+    # --- claims and loans -------------------------------------------------------------------------------------
 
     async def _supply_pools(self, now: int) -> bool:
         """Get the pools what they lack; whether to go on at once."""
         for pool in sorted(self._ledger.pools_in_use(), key=self.borrower.turn):
             if not supply.wants_block(self._ledger, pool, now):
-                await self._reconsider(pool, now)
+                if await self._claimer.reconsider(pool, now):
+                    self.wake()
             elif await self._supply(pool, now):
                 return True
         return False
@@ -346,9 +332,9 @@ class Writer:
         if reserve.closed is None or now - reserve.closed.at >= pause:
             forbidden = supply.forbidden(self._ledger, pool)
             if forbidden:
-                self._close(pool, Code.BLOCK_LIMIT, *forbidden)
+                self._claimer.close(pool, Code.BLOCK_LIMIT, *forbidden)
             else:
-                await self._claim(pool)
+                await self._claimer.claim(pool)
             return True
         if not reserve.waiting or (reserve.refusal is not None and now - reserve.refusal.at < RETRY_AFTER):
             return False
@@ -357,91 +343,8 @@ class Writer:
             self._pause = min(self._pause, wait)
             return not wait
         if reserve.tight:
-            await self._claim(pool)  # a block may have come free meanwhile
+            await self._claimer.claim(pool)  # a block may have come free meanwhile
         if reserve.closed is not None:
             reserve.refusal = reserve.closed.because("no other node's has an address", self._now().boot)
             self.on_supply()
         return True
-
-    async def _reconsider(self, pool: Pool, now: int) -> None:
-        """See now and then whether a tight pool has a free block again: then the reserve may be large again."""
-        reserve = self._ledger.reserve(pool.name, now)
-        if not reserve.tight or reserve.closed is None or now - reserve.closed.at < RECONSIDER_AFTER:
-            return
-        search = self._search(pool)
-        for page in await self.borrower.pages_of(pool):
-            search.learn_all(page)
-        if await self._options(pool, search):
-            reserve.reopen()
-            self.wake()
-        else:
-            reserve.closed = replace(reserve.closed, at=now)
-
-    def _close(self, pool: Pool, code: Code, why: str, remedy: str) -> None:
-        """No block of a pool can be claimed: addresses of other nodes' blocks may do, unless that is forbidden."""
-        now = self._now().boot
-        strict = self._ledger.settings.config.strict_affinity
-        reserve = self._ledger.reserve(pool.name, now)
-        reserve.closed = closed = Refusal(code, why, now, remedy)
-        reserve.tight = code is Code.EXHAUSTED and not strict
-        forbidden = "strictAffinity forbids addresses of other nodes' blocks"
-        reserve.refusal = closed.because(forbidden, now) if strict else None  # else only a hunt can tell
-        self.on_supply()
-
-    async def _claim(self, pool: Pool) -> None:
-        search = self._search(pool)
-        while sets := await self._options(pool, search):
-            outcome = await self._send(list(sets.values()), search)
-            if outcome.chosen is not None:
-                self._claimed(pool, list(sets.values())[outcome.chosen], outcome.revision)
-                return
-            self.progress.conflicts += 1
-            self._known.learn({change.key for changes in sets.values() for change in changes}, outcome.records)
-            search.learn(list(sets), outcome)
-        why, remedy = f"none of its {pool.blocks} blocks is free", "add a pool, or free addresses"
-        cooling = sum(len(block.cooling) for block in self._ledger.blocks.values() if pool.cidr.contains(block.net))
-        if cooling:
-            why, remedy = f"{why}, {cooling} of this node's addresses cool (ipCooldownSeconds)", f"wait, {remedy}"
-        if self._wholly_reserved(pool):
-            why, remedy = "an IPReservation keeps all of its addresses", "add a pool, or change the IPReservation"
-        self._close(pool, Code.EXHAUSTED, why, remedy)
-
-    def _search(self, pool: Pool) -> Search:
-        search = Search(self._ledger.node, pool)
-        for block in self._ledger.blocks.values():
-            search.bar(block.net)
-        return search
-
-    async def _options(self, pool: Pool, search: Search) -> dict[Cidr, Sequence[Change]]:
-        """The next few blocks that may be free, each with the change set that claims it; none: the pool has no more."""
-        sets: dict[Cidr, Sequence[Change]] = {}
-        while not sets and not self._wholly_reserved(pool) and (tried := search.candidates()):
-            now = self._now()
-            sets = {cidr: claim(self._ledger, self._known, pool, cidr, now) for cidr in tried}
-            for cidr in [cidr for cidr in tried if not sets[cidr] or await self._overlapped(cidr)]:
-                search.bar(cidr)
-                del sets[cidr]
-            await trio.lowlevel.checkpoint()
-        return sets
-
-    def _wholly_reserved(self, pool: Pool) -> bool:
-        reservations = self._ledger.settings.reservations.values()
-        return any(cidr.contains(pool.cidr) for cidrs in reservations for cidr in cidrs)
-
-    async def _overlapped(self, cidr: Cidr) -> bool:
-        """Whether blocks of another size lie in this one: left from before its pool got another block size.
-
-        A larger block around it is looked for in the transaction itself; smaller ones inside cannot be named there.
-        """
-        if any(block.net.overlaps(cidr) for block in self._ledger.blocks.values()):
-            return True
-        if cidr.size == 1:
-            return False
-        _revision, found = await self._store.list_keys(neighbours(cidr))
-        return overlaps(cidr, found)
-
-    def _claimed(self, pool: Pool, changes: Sequence[Change], revision: int) -> None:
-        self.progress.claims += 1
-        self._ledger.reserve(pool.name, self._now().boot).reopen()
-        self._known.wrote(changes, revision)
-        self._record(batch.committed(changes, revision))
