@@ -1,6 +1,6 @@
 """A store in memory with etcd's semantics, for tests under a virtual clock: revisions, compare-and-swap, watches.
 
-Passes the stores' contract suite. ``away`` makes every call fail; ``lose_replies`` makes commits take effect but
+Passes the stores' contract suite. Leases last by Trio's clock. ``away`` makes every call fail; ``lose_replies`` makes commits take effect but
 answer with StoreUnavailableError: the unknown outcome.
 """
 
@@ -15,9 +15,11 @@ from ipamd.store.base import (
     CompactedError,
     Event,
     KeyRange,
+    Lease,
     Outcome,
     Record,
     Snapshot,
+    StoreRefusedError,
     StoreUnavailableError,
 )
 
@@ -32,12 +34,16 @@ class MemoryStore:
         self.history: list[Event] = []
         self.revision = 1
         self.compacted = 0
-        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
         self.away = False
         self.lose_replies = 0
         self.delay = delay
         self.commits: list[tuple[ChangeSet, ...]] = []
         self._changed = trio.Event()
+        self.leases: dict[int, tuple[float, float]] = {}
+        """By id: for how long each lasts, and until when unless it is renewed (s)."""
+        self._bound: dict[str, int] = {}
+        self._granted = 0
 
     @property
     def connected(self) -> bool:
@@ -57,6 +63,7 @@ class MemoryStore:
 
     def snapshot(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
         """What ``read`` answers now."""
+        self.expire()
         found = [
             record
             for key, record in sorted(self.records.items())
@@ -71,6 +78,7 @@ class MemoryStore:
 
     def window(self, window: KeyRange) -> tuple[str, ...]:
         """The existing keys of a window."""
+        self.expire()
         return tuple(key for key in sorted(self.records) if window.start <= key < window.end)[: window.limit]
 
     async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
@@ -85,8 +93,11 @@ class MemoryStore:
 
     def apply(self, alternatives: Sequence[ChangeSet], window: KeyRange | None = None) -> Outcome:
         """Do what ``commit`` asks for, now."""
+        self.expire()
         for chosen, changes in enumerate(alternatives):
             if all(self._revision_of(change.key) == change.expected for change in changes):
+                if not {change.lease for change in changes} <= {0, *self.leases}:
+                    raise StoreRefusedError("memory: lease not found")
                 if any(change.value is not None or change.expected for change in changes):
                     self._write(changes)
                 return Outcome(chosen, self.revision, {})
@@ -108,14 +119,71 @@ class MemoryStore:
         for change in changes:
             if change.value is not None or change.key in self.records:
                 self._set(change.key, change.value)
+                if change.lease:
+                    self._bound[change.key] = change.lease
         self._announce()
 
     def _set(self, key: str, value: bytes | None) -> None:
+        self._bound.pop(key, None)
         if value is None:
             self.records.pop(key, None)
         else:
             self.records[key] = Record(key, value, self.revision)
         self.history.append(Event(key, value, self.revision))
+
+    # --- leases -----------------------------------------------------------------------------------------------
+
+    async def grant(self, ttl: float) -> Lease:
+        """See ``Store.grant``."""
+        await self._call("lease")
+        return self.lease(ttl)
+
+    async def renew(self, lease: int) -> float:
+        """See ``Store.renew``."""
+        await self._call("lease")
+        return self.prolong(lease)
+
+    async def revoke(self, lease: int) -> None:
+        """See ``Store.revoke``."""
+        await self._call("lease")
+        self.end(lease)
+
+    def lease(self, ttl: float) -> Lease:
+        """Do what ``grant`` asks for, now."""
+        self._granted += 1
+        self.leases[self._granted] = (ttl, trio.current_time() + ttl)
+        self._announce()
+        return Lease(self._granted, ttl)
+
+    def prolong(self, lease: int) -> float:
+        """Do what ``renew`` asks for, now."""
+        self.expire()
+        if lease not in self.leases:
+            return 0.0
+        ttl, _until = self.leases[lease]
+        self.leases[lease] = (ttl, trio.current_time() + ttl)
+        return ttl
+
+    def end(self, lease: int) -> None:
+        """Do what ``revoke`` asks for, now."""
+        keys = [key for key, bound in self._bound.items() if bound == lease]
+        self.leases.pop(lease, None)
+        if keys:
+            self.revision += 1
+            for key in keys:
+                self._set(key, None)
+            self._announce()
+
+    def expire(self) -> None:
+        """End the leases whose time is over."""
+        if self.leases:
+            now = trio.current_time()
+            for lease in [lease for lease, (_ttl, until) in self.leases.items() if until <= now]:
+                self.end(lease)
+
+    def next_expiry(self) -> float:
+        """In how many seconds a lease is over if nobody renews it; an hour at most."""
+        return min([3600.0, *(until - trio.current_time() for _ttl, until in self.leases.values())])
 
     def _announce(self) -> None:
         changed, self._changed = self._changed, trio.Event()
@@ -160,10 +228,11 @@ class MemoryWatch:
                 if events:
                     yield events
                     continue
-            with trio.move_on_after(0.1 if self._store.away else 3600):
+            with trio.move_on_after(0.1 if self._store.away else self._store.next_expiry()):
                 await changed.wait()
 
     def _pending(self) -> list[Event]:
+        self._store.expire()
         if any(revision < self._store.compacted for _prefix, revision in self._names.values()):
             raise CompactedError("memory: compacted")
         oldest = min((revision for _prefix, revision in self._names.values()), default=self._store.revision)

@@ -19,7 +19,7 @@ ALLOWED = {
         "api.connection", "api.events", "api.look", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
         "ctl.client", "ctl.command", "ctl.commands.events", "ctl.commands.node", "ctl.commands.top", "runtime.survey",
-        "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.claimer", "store.sync", "store.writer",
+        "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.claimer", "store.hold", "store.sync", "store.writer",
         "supervisor",
     },
     "etcd3": {"store.etcd.rpc"},

@@ -68,6 +68,8 @@ class Change(Struct, frozen=True):
     key: str
     value: bytes | None
     expected: int
+    lease: int = 0
+    """The lease (``Store.grant``) with whose end the record vanishes; 0: it stays."""
 
 
 ChangeSet = Sequence[Change]
@@ -116,6 +118,13 @@ class Snapshot(Struct, frozen=True):
         return found + [Committed(key, self.revision, None) for key in names if key not in present]
 
 
+class Lease(Struct, frozen=True):
+    """What a store granted: the lease's id, and for how many seconds it lasts unless it is renewed."""
+
+    id: int
+    ttl: float
+
+
 class Event(Struct, frozen=True):
     """A record changed: its new value (None: deleted) and the revision of the change."""
 
@@ -150,7 +159,7 @@ class Store(Protocol):
     name: str
     """``etcd`` or ``embedded``: for status and metrics."""
     calls: dict[str, int]
-    """How many calls were made since the start, by kind (``read``, ``commit``, ``list``, ``watch``)."""
+    """How many calls were made since the start, by kind (``read``, ``commit``, ``list``, ``watch``, ``lease``)."""
 
     async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
         """All records with these keys and below these prefixes, linearizable and at one revision."""
@@ -161,8 +170,18 @@ class Store(Protocol):
     async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
         """Commit the first change set all of whose expectations hold, in one round trip.
 
-        On StoreUnavailableError the outcome is unknown: read again before deciding anything.
+        On StoreUnavailableError the outcome is unknown: read again before deciding anything. A lease that is gone
+        makes it a StoreRefusedError.
         """
+
+    async def grant(self, ttl: float) -> Lease:
+        """A lease of ``ttl`` seconds, or of somewhat more: records can be bound to it (``Change.lease``)."""
+
+    async def renew(self, lease: int) -> float:
+        """Begin a lease's time anew; returns for how many seconds from now on, 0 if there is no such lease any more."""
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease, and delete what is bound to it; harmless if there is none."""
 
     def watch(self) -> AbstractAsyncContextManager[Watch]:
         """A watch of nothing yet; entering it does not wait for the store."""

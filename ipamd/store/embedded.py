@@ -20,6 +20,7 @@ from ipamd.store.base import (
     CompactedError,
     Event,
     KeyRange,
+    Lease,
     Outcome,
     Snapshot,
     StoreUnavailableError,
@@ -40,7 +41,7 @@ class EmbeddedStore:
     name = "embedded"
 
     def __init__(self, path: Path, *, history: int = HISTORY) -> None:
-        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
         self._file = SqliteFile(path, history)
         self._one = trio.CapacityLimiter(1)
         self._connected = False
@@ -64,9 +65,25 @@ class EmbeddedStore:
         if not alternatives:
             raise ValueError("cannot commit nothing; give at least one change set")
         outcome = await self._call("commit", lambda: self._file.commit(alternatives, window))
+        self._wake_watches()
+        return outcome
+
+    async def grant(self, ttl: float) -> Lease:
+        """See ``base.Store``."""
+        return await self._call("lease", lambda: self._file.grant(ttl))
+
+    async def renew(self, lease: int) -> float:
+        """See ``base.Store``."""
+        return await self._call("lease", lambda: self._file.renew(lease))
+
+    async def revoke(self, lease: int) -> None:
+        """See ``base.Store``."""
+        await self._call("lease", lambda: self._file.revoke(lease))
+        self._wake_watches()
+
+    def _wake_watches(self) -> None:
         for watch in self._watches:
             watch.wake()
-        return outcome
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:

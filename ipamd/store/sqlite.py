@@ -1,7 +1,8 @@
 """The embedded store's file: its tables and the statements on them. Blocking, and knows nothing of Trio.
 
 Tables: ``records`` (key, value, revision of the last change), ``log`` (every change of the last ``history``
-revisions, so that watches can resume), ``meta`` (the store's revision, and the last revision that left the log).
+revisions, so that watches can resume), ``meta`` (the store's revision, and the last revision that left the log),
+``leases`` (until when each lasts, by CLOCK_BOOTTIME in s) and ``leased`` (which records are bound to which).
 Every method is one SQLite transaction; a commit gets one revision. WAL with ``synchronous=NORMAL``: a commit
 survives the death of the process; a power failure may take the last ones along, and the pods with them.
 """
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from ipamd.store.base import (
+    Change,
     ChangeSet,
     Event,
     KeyRange,
+    Lease,
     Outcome,
     Record,
     Snapshot,
@@ -32,10 +35,14 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS log (revision INTEGER, key TEXT, value BLOB, PRIMARY KEY (revision, key));
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl REAL NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS leased (key TEXT PRIMARY KEY, lease INTEGER NOT NULL);
 INSERT OR IGNORE INTO meta VALUES ('revision', 1), ('compacted', 0);
 """
 # The last code point ends a prefix's keys: SQLite compares text as UTF-8 bytes.
 _BELOW = "SELECT key, value, revision FROM records WHERE key >= :prefix AND key < :prefix || char(0x10FFFF)"
+# One that lasts for longer than it can is of an earlier boot.
+_OVER = "SELECT id FROM leases WHERE until <= :now OR until > :now + ttl"
 _REFUSED = {
     sqlite3.SQLITE_FULL: "the disk is full; make room",
     sqlite3.SQLITE_CORRUPT: "the file is damaged; move it away and let the daemon rebuild it",
@@ -87,6 +94,11 @@ class SqliteFile:
 
     def _transaction(self, kind: str, work: Callable[[sqlite3.Connection], T]) -> T:
         db = self._open()
+        if db.execute(_OVER, {"now": _now()}).fetchone():
+            self._run(db, "IMMEDIATE", self._expire)
+        return self._run(db, kind, work)
+
+    def _run(self, db: sqlite3.Connection, kind: str, work: Callable[[sqlite3.Connection], T]) -> T:
         db.execute(f"BEGIN {kind}")
         try:
             result = work(db)
@@ -136,7 +148,9 @@ class SqliteFile:
         for change in writes:
             if change.value is None:
                 db.execute("DELETE FROM records WHERE key = ?", (change.key,))
+                db.execute("DELETE FROM leased WHERE key = ?", (change.key,))
             else:
+                self._bind(db, change.key, change.lease)
                 row = (change.key, change.value, revision)
                 db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", row)
             db.execute("INSERT INTO log VALUES (?, ?, ?)", (revision, change.key, change.value))
@@ -144,6 +158,53 @@ class SqliteFile:
         db.execute("DELETE FROM log WHERE revision <= ?", (oldest,))
         db.executemany("UPDATE meta SET number = ? WHERE name = ?", [(revision, "revision"), (oldest, "compacted")])
         return revision
+
+    # --- leases -----------------------------------------------------------------------------------------------
+
+    def grant(self, ttl: float) -> Lease:
+        """A new lease."""
+
+        def work(db: sqlite3.Connection) -> Lease:
+            done = db.execute("INSERT INTO leases (ttl, until) VALUES (?, ?)", (ttl, _now() + ttl))
+            return Lease(done.lastrowid or 0, ttl)
+
+        return self._transaction("IMMEDIATE", work)
+
+    def renew(self, lease: int) -> float:
+        """How long the lease lasts from now on; 0: it is gone."""
+
+        def work(db: sqlite3.Connection) -> float:
+            found = db.execute("SELECT ttl FROM leases WHERE id = ?", (lease,)).fetchone()
+            if found is None:
+                return 0.0
+            db.execute("UPDATE leases SET until = ? WHERE id = ?", (_now() + found[0], lease))
+            return float(found[0])
+
+        return self._transaction("IMMEDIATE", work)
+
+    def revoke(self, lease: int) -> None:
+        """End the lease, and delete its records."""
+        self._transaction("IMMEDIATE", lambda db: self._end(db, lease))
+
+    def _bind(self, db: sqlite3.Connection, key: str, lease: int) -> None:
+        db.execute("DELETE FROM leased WHERE key = ?", (key,))
+        if not lease:
+            return
+        if db.execute("SELECT 1 FROM leases WHERE id = ?", (lease,)).fetchone() is None:
+            raise StoreRefusedError(f"cannot commit to the store {self.path}: lease not found; get another one")
+        db.execute("INSERT INTO leased VALUES (?, ?)", (key, lease))
+
+    def _expire(self, db: sqlite3.Connection) -> None:
+        for (lease,) in db.execute(_OVER, {"now": _now()}).fetchall():
+            self._end(db, lease)
+
+    def _end(self, db: sqlite3.Connection, lease: int) -> None:
+        keys = [key for (key,) in db.execute("SELECT key FROM leased WHERE lease = ?", (lease,))]
+        gone = [Change(record.key, None, record.revision) for record in _records(db, keys).values()]
+        self._write(db, gone, _number(db, "revision"))
+        db.execute("DELETE FROM leases WHERE id = ?", (lease,))
+
+    # --- for watches ------------------------------------------------------------------------------------------
 
     def changes(self, after: int) -> tuple[int, int, Sequence[Event]]:
         """The revision, the last one that left the log, and the changes after ``after`` in order."""
@@ -168,6 +229,11 @@ def _use_wal(db: sqlite3.Connection) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+def _now() -> float:
+    """The time since the host's boot (s), its sleep included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _number(db: sqlite3.Connection, name: str) -> int:

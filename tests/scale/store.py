@@ -11,7 +11,7 @@ from random import Random
 
 import trio
 
-from ipamd.store.base import ChangeSet, CompactedError, Event, KeyRange, Outcome, Snapshot, Store, Watch
+from ipamd.store.base import ChangeSet, CompactedError, Event, KeyRange, Lease, Outcome, Snapshot, Store, Watch
 from tests.memory_store import MemoryStore, MemoryWatch
 
 
@@ -31,6 +31,7 @@ class IndexedStore(MemoryStore):
 
     def snapshot(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
         """What ``read`` answers now."""
+        self.expire()
         found = {key for key in keys if key in self.records}
         for prefix in prefixes:
             found.update(self._below(prefix))
@@ -44,6 +45,7 @@ class IndexedStore(MemoryStore):
 
     def window(self, window: KeyRange) -> tuple[str, ...]:
         """The existing keys of a window."""
+        self.expire()
         start, end = bisect_left(self._order, window.start), bisect_left(self._order, window.end)
         return tuple(self._order[start : min(end, start + window.limit)])
 
@@ -56,6 +58,13 @@ class IndexedStore(MemoryStore):
         for length in self._lengths:
             for watch in self._watches.get(key[:length], ()) if length <= len(key) else ():
                 watch.hear(len(self.history) - 1)
+
+    def lease(self, ttl: float) -> Lease:
+        """Do what ``grant`` asks for, now; whoever waits for changes waits for its end, too."""
+        lease = super().lease(ttl)
+        for watch in {watch for watches in self._watches.values() for watch in watches}:
+            watch.wake()
+        return lease
 
     def listen(self, name: str, watch: "IndexedWatch") -> None:
         """Tell a watch of changes of a key, and of those below it if it wants them."""
@@ -115,6 +124,10 @@ class IndexedWatch(MemoryWatch):
         self._due.add(index)
         self._heard.set()
 
+    def wake(self) -> None:
+        """There may be something to see."""
+        self._heard.set()
+
     def close(self) -> None:
         """Watch nothing any more."""
         for name in list(self._names):
@@ -126,10 +139,14 @@ class IndexedWatch(MemoryWatch):
                 await trio.sleep(0.1)
             elif events := self._pending():
                 yield events
+            elif self._store.leases:
+                with trio.move_on_after(self._store.next_expiry()):
+                    await self._heard.wait()
             else:
                 await self._heard.wait()
 
     def _pending(self) -> list[Event]:
+        self._store.expire()
         if self._lost:
             raise CompactedError("memory: compacted")
         due, self._due, self._heard = sorted(self._due), set(), trio.Event()
@@ -141,7 +158,7 @@ class Meter:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.name, self.calls = store.name, {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.name, self.calls = store.name, {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
         self.conflicts = 0
         """Commits of which nothing took effect."""
         self.values = self.read_bytes = self.keys = 0
@@ -177,6 +194,21 @@ class Meter:
             self.read_bytes += sum(len(record.key) + len(record.value) for record in outcome.records.values())
             self._told(outcome.window)
         return outcome
+
+    async def grant(self, ttl: float) -> Lease:
+        """See ``Store.grant``."""
+        self.calls["lease"] += 1
+        return await self._store.grant(ttl)
+
+    async def renew(self, lease: int) -> float:
+        """See ``Store.renew``."""
+        self.calls["lease"] += 1
+        return await self._store.renew(lease)
+
+    async def revoke(self, lease: int) -> None:
+        """See ``Store.revoke``."""
+        self.calls["lease"] += 1
+        await self._store.revoke(lease)
 
     def _told(self, keys: Sequence[str]) -> None:
         self.keys += len(keys)

@@ -17,6 +17,7 @@ from ipamd.store.base import (
     Event,
     HistoryError,
     KeyRange,
+    Lease,
     Outcome,
     Snapshot,
     StoreRefusedError,
@@ -91,7 +92,7 @@ class Client:
 
     def __init__(self, server: Server, link: Link) -> None:
         self._server, self._link = server, link
-        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
         self.connected = True
         self._life = server.life
 
@@ -107,6 +108,18 @@ class Client:
         """See ``Store.commit``."""
         return await self._ask("commit", lambda: self._server.apply(alternatives, window))
 
+    async def grant(self, ttl: float) -> Lease:
+        """See ``Store.grant``."""
+        return await self._ask("lease", lambda: self._server.lease(ttl))
+
+    async def renew(self, lease: int) -> float:
+        """See ``Store.renew``."""
+        return await self._ask("lease", lambda: self._server.prolong(lease))
+
+    async def revoke(self, lease: int) -> None:
+        """See ``Store.revoke``."""
+        await self._ask("lease", lambda: self._server.end(lease))
+
     async def _ask(self, kind: str, work: Callable[[], T]) -> T:
         self.calls[kind] += 1
         link, random = self._link, self._link.random
@@ -115,13 +128,17 @@ class Client:
             await trio.sleep(link.delay())
             raise StoreRefusedError("simulated: mvcc: database space exceeded")
         replies: list[T] = []
+        refusals: list[StoreRefusedError] = []
         arrived = trio.Event()
         life = self._server.life
 
         def arrive() -> None:
             if self._server.life != life:
                 return
-            replies.append(work())
+            try:
+                replies.append(work())
+            except StoreRefusedError as error:
+                refusals.append(error)
             arrived.set()
 
         with trio.move_on_after(TIMEOUT):
@@ -144,6 +161,8 @@ class Client:
             if self._life != life:
                 self._life = life
                 raise HistoryError("simulated: another cluster answers")
+            if refusals:
+                raise refusals[0]
             return replies[0]
         self.connected = False
         raise StoreUnavailableError("simulated: no answer in time")
@@ -179,5 +198,5 @@ class Watching(MemoryWatch):
                 while self._link.silent:  # they are on their way already: nothing is lost with a stream that recovers
                     await trio.sleep(0.5)
                 return events
-            with trio.move_on_after(0.5 if self._link.silent else 3600):
+            with trio.move_on_after(0.5 if self._link.silent else self._store.next_expiry()):
                 await changed.wait()

@@ -6,7 +6,18 @@ import pytest
 import trio
 import trio.testing
 
-from ipamd.store.base import Change, ChangeSet, CompactedError, Event, KeyRange, Outcome, Record, Store, Watch
+from ipamd.store.base import (
+    Change,
+    ChangeSet,
+    CompactedError,
+    Event,
+    KeyRange,
+    Outcome,
+    Record,
+    Store,
+    StoreRefusedError,
+    Watch,
+)
 from tests.store.conftest import Subject
 
 PATIENCE = 5.0
@@ -356,6 +367,76 @@ async def test_entering_a_watch_does_not_hide_what_its_body_raises(store: Store)
         await fail()
 
 
+# --- leases ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_bound_to_a_lease_goes_with_it(store: Store, root: str) -> None:
+    """A lease that nobody renews ends by itself: its records vanish, all in one change, and a watch tells of them."""
+    lease = await store.grant(1)
+    assert lease.ttl >= 1
+    made = await store.commit([Change(root + "a", b"1", 0, lease.id), Change(root + "b", b"2", 0, lease.id)])
+    await write(store, root + "stays", b"3")
+    assert len((await store.read([], [root])).records) == 3
+    async with store.watch() as watch:
+        watch.add(root, made.revision + 1, prefix=True)
+        gone = await take(watch, 2)
+    assert {(event.key, event.value) for event in gone} == {(root + "a", None), (root + "b", None)}
+    assert gone[0].revision == gone[1].revision > made.revision
+    assert named((await store.read([], [root])).records) == {root + "stays": b"3"}
+    assert await store.renew(lease.id) == 0
+
+
+async def test_a_lease_that_is_renewed_lasts(store: Store, root: str) -> None:
+    """While another one ends, the one that is renewed keeps its record."""
+    kept, left = await store.grant(1), await store.grant(1)
+    made = await store.commit([Change(root + "kept", b"", 0, kept.id), Change(root + "left", b"", 0, left.id)])
+    async with store.watch() as watch, trio.open_nursery() as nursery:
+
+        async def renew() -> None:
+            while True:
+                assert await store.renew(kept.id) >= 1
+                await trio.sleep(0.1)
+
+        nursery.start_soon(renew)
+        watch.add(root, made.revision, prefix=True)
+        assert [event.key for event in await take(watch, 1)] == [root + "left"]
+        nursery.cancel_scope.cancel()
+    assert list(named((await store.read([], [root])).records)) == [root + "kept"]
+
+
+async def test_a_lease_that_is_revoked_ends_at_once(store: Store, root: str) -> None:
+    """With its records; to revoke it again is harmless, to renew it in vain."""
+    lease = await store.grant(60)
+    await store.commit([Change(root + "a", b"1", 0, lease.id)])
+    await store.revoke(lease.id)
+    assert (await store.read([], [root])).records == ()
+    await store.revoke(lease.id)
+    assert await store.renew(lease.id) == 0
+
+
+async def test_a_record_written_anew_is_bound_to_the_last_lease_only(store: Store, root: str) -> None:
+    """Whoever writes a record says what it is bound to from then on: another lease, or none."""
+    first, second = await store.grant(60), await store.grant(60)
+    both = await store.commit([Change(root + "a", b"1", 0, first.id), Change(root + "b", b"1", 0, first.id)])
+    await store.commit([Change(root + "a", b"2", both.revision), Change(root + "b", b"2", both.revision, second.id)])
+    await store.revoke(first.id)
+    assert named((await store.read([], [root])).records) == {root + "a": b"2", root + "b": b"2"}
+    await store.revoke(second.id)
+    assert named((await store.read([], [root])).records) == {root + "a": b"2"}
+
+
+async def test_a_lease_that_is_gone_binds_nothing(store: Store, root: str) -> None:
+    """A commit that names it is refused, whole."""
+    lease = await store.grant(60)
+    await store.revoke(lease.id)
+    with pytest.raises(StoreRefusedError, match="lease not found"):
+        await store.commit([Change(root + "a", b"1", 0), Change(root + "b", b"1", 0, lease.id)])
+    assert (await store.read([], [root])).records == ()
+
+
+# --- what is told of the store --------------------------------------------------------------------------------
+
+
 async def test_calls_are_counted(store: Store, root: str) -> None:
     """Calls are counted by kind."""
     before = dict(store.calls)
@@ -366,8 +447,11 @@ async def test_calls_are_counted(store: Store, root: str) -> None:
     async with store.watch() as watch:
         watch.add(root + "a", (await store.read([])).revision - 1)
         await take(watch, 1)
+    lease = await store.grant(60)
+    await store.renew(lease.id)
+    await store.revoke(lease.id)
     made = {kind: store.calls[kind] - count for kind, count in before.items()}
-    assert made == {"read": 2, "list": 1, "commit": 2, "watch": 1}
+    assert made == {"read": 2, "list": 1, "commit": 2, "watch": 1, "lease": 3}
 
 
 async def test_connected_after_a_call(store: Store, root: str) -> None:

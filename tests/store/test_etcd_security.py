@@ -11,6 +11,7 @@ import trustme
 
 from ipamd.store.base import Change, Event, StoreRefusedError, StoreUnavailableError
 from ipamd.store.etcd import EtcdSettings, EtcdStore
+from ipamd.store.hold import Hold
 from tests.etcd_process import EtcdProcess
 
 pytestmark = pytest.mark.real
@@ -190,6 +191,18 @@ async def test_a_user_of_calicos_keys_may_read_the_revision(guarded: EtcdProcess
     store = EtcdStore(login(guarded, tmp_path))
     written = await store.commit([Change("/calico/revision", b"1", 0)])
     assert (await store.read([])).revision == written.revision
+    await store.aclose()
+
+
+async def test_a_user_of_calicos_keys_may_hold_one(guarded: EtcdProcess, tmp_path: Path) -> None:
+    """Leases need no permission but that for the keys that are bound to them."""
+    store = EtcdStore(login(guarded, tmp_path))
+    hold = Hold(store, "/calico/ipamd/held", 60)
+    assert await hold.take(b"mine")
+    assert await hold.renew() is not None
+    assert hold.held
+    await hold.release()
+    assert (await store.read(["/calico/ipamd/held"])).records == ()
     await store.aclose()
 
 

@@ -27,10 +27,10 @@ def get_op(request: Request) -> Request:
     return Request(load().RequestOp(request_range=request))
 
 
-def put_op(key: bytes, value: bytes) -> Request:
-    """A put as part of a transaction."""
+def put_op(key: bytes, value: bytes, lease: int = 0) -> Request:
+    """A put as part of a transaction, bound to a lease (0: none)."""
     pb = load()
-    return Request(pb.RequestOp(request_put=pb.PutRequest(key=key, value=value)))
+    return Request(pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease)))
 
 
 def delete_op(key: bytes) -> Request:
@@ -68,6 +68,21 @@ def watch_cancel(watch_id: int) -> Request:
     """Tell the stream that a watch is no longer wanted."""
     pb = load()
     return Request(pb.WatchRequest(cancel_request=pb.WatchCancelRequest(watch_id=watch_id)))
+
+
+def grant(seconds: int) -> Request:
+    """Ask for a lease."""
+    return Request(load().LeaseGrantRequest(TTL=seconds))
+
+
+def renew(lease: int) -> Request:
+    """Ask for a lease's time to begin anew."""
+    return Request(load().LeaseKeepAliveRequest(ID=lease))
+
+
+def revoke(lease: int) -> Request:
+    """End a lease."""
+    return Request(load().LeaseRevokeRequest(ID=lease))
 
 
 def authenticate(name: str, password: str) -> Request:

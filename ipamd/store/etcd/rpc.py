@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NewType, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NewType, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import grpc
@@ -74,6 +74,20 @@ class TxnReply(Protocol):
     header: Header
     succeeded: bool
     responses: Sequence[OpReply]
+
+
+class LeaseReply(Protocol):
+    """A lease as granted or renewed: ``TTL`` in seconds, 0 if there is no such lease."""
+
+    header: Header
+    ID: int
+    TTL: int
+
+
+class RevokeReply(Protocol):
+    """The lease is gone."""
+
+    header: Header
 
 
 class WatchEvent(Protocol):
@@ -163,6 +177,16 @@ class Stubs:
         kv = pb.KVStub(channel)
         self.range: Method[RangeReply] = kv.Range
         self.txn: Method[TxnReply] = kv.Txn
+        lease = pb.LeaseStub(channel)
+        self.grant: Method[LeaseReply] = lease.LeaseGrant
+        self.revoke: Method[RevokeReply] = lease.LeaseRevoke
+        # etcd's is a stream; with one message each way that is what a unary call looks like, and needs no thread.
+        renew: Any = channel.unary_unary(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            request_serializer=pb.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=pb.LeaseKeepAliveResponse.FromString,
+        )
+        self.renew: Method[LeaseReply] = renew
         self.authenticate: Method[AuthReply] = pb.AuthStub(channel).Authenticate
         self.status: Method[object] = pb.MaintenanceStub(channel).Status
         self.watch: StreamMethod = pb.WatchStub(channel).Watch

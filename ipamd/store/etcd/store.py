@@ -1,9 +1,10 @@
-"""The store protocol's verbs on an etcd cluster: read, list, commit, watch.
+"""The store protocol's verbs on an etcd cluster: read, list, commit, lease, watch.
 
 A commit is one transaction in one round trip. A read of many keys or of large prefixes takes several, the later
 ones at the revision of the first; if etcd compacted that one meanwhile, the read begins anew.
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -14,9 +15,11 @@ from ipamd.store.base import (
     ChangeSet,
     HistoryError,
     KeyRange,
+    Lease,
     Outcome,
     Record,
     Snapshot,
+    StoreRefusedError,
     StoreUnavailableError,
     Watch,
 )
@@ -31,7 +34,7 @@ OPERATIONS = 100
 PAGE = 500
 """Records of a prefix in one answer: with full blocks of 64 some 8 MB."""
 READ_ATTEMPTS = 3
-R = TypeVar("R", rpc.RangeReply, rpc.TxnReply)
+R = TypeVar("R", rpc.RangeReply, rpc.TxnReply, rpc.LeaseReply, rpc.RevokeReply)
 _NOTHING = (b"/calico/", b"")
 """A key that does not exist, to learn the revision by: one that a user of Calico's keys may read."""
 
@@ -42,7 +45,7 @@ class EtcdStore:
     name = "etcd"
 
     def __init__(self, settings: EtcdSettings) -> None:
-        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0}
+        self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
         self._session = Session(settings)
         self._one_by_one = False
         """etcd is out of space: it refuses transactions, and raises its alarm anew for each."""
@@ -111,6 +114,25 @@ class EtcdStore:
         reply = await self._call("commit", "commit to", lambda stubs: stubs.txn, request)
         self._one_by_one = False
         return transaction.outcome(reply, alternatives, window)
+
+    async def grant(self, ttl: float) -> Lease:
+        """See ``base.Store``; etcd counts whole seconds, and has a least (2 by default)."""
+        request = messages.grant(math.ceil(ttl))
+        reply = await self._call("lease", "get a lease of", lambda stubs: stubs.grant, request)
+        return Lease(reply.ID, reply.TTL)
+
+    async def renew(self, lease: int) -> float:
+        """See ``base.Store``."""
+        reply = await self._call("lease", "renew a lease of", lambda stubs: stubs.renew, messages.renew(lease))
+        return reply.TTL
+
+    async def revoke(self, lease: int) -> None:
+        """See ``base.Store``."""
+        try:
+            await self._call("lease", "end a lease of", lambda stubs: stubs.revoke, messages.revoke(lease))
+        except StoreRefusedError as error:
+            if "lease not found" not in str(error):
+                raise
 
     async def _call(self, kind: str, verb: str, pick: Callable[[rpc.Stubs], rpc.Method[R]], request: rpc.Request) -> R:
         self.calls[kind] += 1

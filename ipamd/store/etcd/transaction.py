@@ -29,7 +29,7 @@ def _one(changes: ChangeSet, failure: Sequence[rpc.Request]) -> rpc.Request:
     success = []
     for change in changes:
         if change.value is not None:
-            success.append(messages.put_op(change.key.encode(), change.value))
+            success.append(messages.put_op(change.key.encode(), change.value, change.lease))
         elif change.expected:
             success.append(messages.delete_op(change.key.encode()))
     return messages.txn(compare, success, failure)
