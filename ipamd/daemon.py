@@ -61,6 +61,7 @@ from ipamd.report import Report, demo_lines
 from ipamd.runtime.survey import Survey
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
+from ipamd.store.cleaner import Cleaner, Cleaning
 from ipamd.store.relay import Relay
 from ipamd.store.requested import see
 from ipamd.store.sync import Sync
@@ -310,6 +311,8 @@ class Daemon:
                 await self._drain_last()
             await self._flush_last()
             background.cancel_scope.cancel()
+        if self.report.cleaner is not None:
+            await self.report.cleaner.release()
         if self.report.store is not None:
             await self.report.store.aclose()
         _log.info("stopped", unflushed=self.report.unflushed)
@@ -415,10 +418,19 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.sync.run)
             nursery.start_soon(self.writer.run)
+            self._start_cleaner(nursery, store)
             await self.sync.first.wait()
             self._wake(hurry=True)
             self._note_change()
             await keep_creating_pools(self.config.default_pools, store, self.ledger.settings, self._now)
+
+    def _start_cleaner(self, nursery: trio.Nursery, store: Store) -> None:
+        """Take part in what one daemon of the cluster does for all, unless this node is not to."""
+        config = self.config.cleaner
+        if config.interval:
+            cleaning = Cleaning(config.interval, int(config.grace * 1e9))
+            self.report.cleaner = Cleaner(self.ledger, store, cleaning, self._now, _report)
+            nursery.start_soon(self.report.cleaner.run)
 
     async def _watch_runtime(self) -> None:
         while self.sync is None:

@@ -14,6 +14,7 @@ from ipamd.core.clock import Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import rfc3339
 from ipamd.store.base import Store
+from ipamd.store.cleaner import Cleaner
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Progress
 
@@ -65,6 +66,7 @@ class Report:
         self.store: Store | None = None
         self.sync: Sync | None = None
         self.progress: Progress | None = None
+        self.cleaner: Cleaner | None = None
         self.servers: list[Served] = []
         self.kubernetes: Kubernetes | None = None
         self.survey: Survey | None = None
@@ -181,7 +183,9 @@ class Report:
             "flush_conflicts_total": progress.conflicts,
             "flush_failures_total": progress.failures,
             "claims_total": progress.claims,
-            "leaked_handles_total": progress.leaked_handles,
+            "cleaner": self.cleaner.here if self.cleaner else 0,
+            "leaked_handles_total": self.cleaner.handles if self.cleaner else 0,
+            "cleaned_addresses_total": self.cleaner.addresses if self.cleaner else 0,
             "journal_size_bytes": self._journal_size(),
             "state_files_set_aside": len(self._aside()),
             "leaked_addresses_total": self.survey.leaked if self.survey else 0,
@@ -240,6 +244,11 @@ class Report:
                 "results_dir": str(self._config.runtime.results_dir),
                 "attachments": self.survey.attachments if self.survey else None,
                 "leaked": self.survey.leaked if self.survey else 0,
+            },
+            "cleaner": {
+                "here": self.cleaner is not None and self.cleaner.here,
+                "handles": self.cleaner.handles if self.cleaner else 0,
+                "addresses": self.cleaner.addresses if self.cleaner else 0,
             },
             "draining": self._ledger.draining,
             "attachments": self.attachments,

@@ -86,6 +86,8 @@ def test_the_defaults_are_those_documented() -> None:
         "kubernetes.timeout": 5.0,
         "runtime.results_dir": Path("/var/lib/cni/results"),
         "runtime.leak_grace": 600.0,
+        "cleaner.interval": 60.0,
+        "cleaner.grace": 3600.0,
     }
 
 

@@ -116,6 +116,17 @@ class Kubernetes(Struct, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class Cleaner(Struct, frozen=True, kw_only=True):
+    """Clearing away what nobody in the cluster owns: one daemon at a time does it."""
+
+    interval: Annotated[
+        float, Meta(ge=0, le=86400, description="seconds between two steps of its walk; 0: this node takes no part")
+    ] = 60.0
+    grace: Annotated[
+        float, Meta(ge=5, le=31_536_000, description="seconds for which a record must look left over before it goes")
+    ] = 3600.0
+
+
 class Runtime(Struct, frozen=True, kw_only=True):
     """What the container runtime says lives on this node."""
 
@@ -190,6 +201,7 @@ class Config(Struct, frozen=True, kw_only=True):
     default_pools: DefaultPools = field(default_factory=DefaultPools)
     kubernetes: Kubernetes = field(default_factory=Kubernetes)
     runtime: Runtime = field(default_factory=Runtime)
+    cleaner: Cleaner = field(default_factory=Cleaner)
 
 
 class Key(Struct, frozen=True):

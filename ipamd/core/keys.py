@@ -23,6 +23,9 @@ Below Calico's prefix, where none of its programs looks: etcd credentials made f
 ASKED = PRESSURE + "address/"
 """Below it one key for each address that a pod asked for while another node has it in reserve."""
 
+CLEANER = "/calico/ipamd/cleaner"
+"""Which daemon of the cluster clears away what nobody owns: a record under its lease."""
+
 
 class Kind(Enum):
     """What a key names."""

@@ -29,7 +29,6 @@ from ipamd.store.base import Change, ChangeSet, HistoryError, Outcome, Store, St
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search
 from ipamd.store.claimer import RECONSIDER_AFTER, Claimer
-from ipamd.store.handles import HandleWalk
 
 BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
@@ -61,7 +60,6 @@ class Progress(Struct):
     conflicts: int = 0
     failures: int = 0
     claims: int = 0
-    leaked_handles: int = 0
     flushed_until: int = 0
     """Everything that this node wanted by then is in the store (CLOCK_BOOTTIME, ns)."""
     last_error: str = ""
@@ -91,7 +89,6 @@ class Writer:
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
         self._claimer = Claimer(ledger, self._known, store, self._send_claim, record, now, self._tell_supply)
-        self._handles = HandleWalk(ledger, store, lambda changes: self._send([changes]), now, report)
         self.progress = Progress()
         self.committed = trio.Event()
         """Set, and replaced by a new one, whenever the outcome of a transaction became known."""
@@ -157,8 +154,6 @@ class Writer:
         if idle is not None:
             await self._commit(batch.retire(self._ledger, self._known, idle))
             return True
-        await self._handles.step()
-        self.progress.leaked_handles = self._handles.removed
         return bool(self._ledger.strays)
 
     def _settle(self) -> None:

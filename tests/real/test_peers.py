@@ -16,6 +16,7 @@ from ipamd.core.facts import Attachment, Fact
 from ipamd.core.leaks import Leaks
 from ipamd.core.reserve import ReservePolicy
 from ipamd.store.base import Change
+from ipamd.store.cleaner import Cleaner, Cleaning
 from tests.calico_state import State, agreed
 from tests.daemon_process import POOLS, Daemon, wait_for
 from tests.etcd_process import EtcdProcess
@@ -223,18 +224,23 @@ async def test_handles_that_others_leaked_go_by_themselves(
 ) -> None:
     """projectcalico/calico issue 8548: 30,000 handles of which no block knew anything, and that nothing collected.
 
-    Guarded by ``HandleWalk``; ipamd itself cannot leak one, as block and handle change in one transaction.
+    Guarded by ``leftovers.Walk``; ipamd itself cannot leak one, as block and handle change in one transaction.
     """
-    async with Node("n1", store).running() as node:
+    async with Node("n1", store).running() as node, trio.open_nursery() as nursery:
         await node.add(add_request("lives"))
         await node.flushed()
         (block,) = node.ledger.blocks
+        cleaner = Cleaner(node.ledger, store, Cleaning(), now, lambda _event, _values: None)
+        nursery.start_soon(cleaner.run)
+        await trio.sleep(2 * MINUTE)
         before = set(store.records)
         for number in range(300):
             handle = keys.handle_key(f"k8s-pod-network.leaked{number}")
             store.put(handle, f'{{"block":{{"{block}":1}},"deleted":false}}'.encode())
-        await trio.sleep(90 * MINUTE)
+        await trio.sleep(100 * MINUTE)
         assert set(store.records) == before
+        assert cleaner.handles == 300
+        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -40,17 +40,18 @@ class Server(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.life = 0
-        self._backup = dict(self.records), self.revision
+        self.back_up()
 
     def back_up(self) -> None:
-        """Make a backup."""
-        self._backup = dict(self.records), self.revision
+        """Make a backup, with the leases."""
+        self._backup = dict(self.records), dict(self._bound), dict(self.leases), self.revision
 
     def restore(self) -> None:
         """Go on from the last backup: what came after it never was, and what is on its way does not arrive."""
         self.life += 1
-        records, self.revision = self._backup
-        self.records = dict(records)
+        records, bound, leases, self.revision = self._backup
+        self.records, self._bound = dict(records), dict(bound)
+        self.leases = {lease: (ttl, trio.current_time() + ttl) for lease, (ttl, _until) in leases.items()}
         self.history = [event for event in self.history if event.revision <= self.revision]
         self.compacted = min(self.compacted, self.revision)
         self._announce()
