@@ -41,7 +41,7 @@ from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.explain import Seen
-from ipamd.core.facts import Committed, Fact, RangeAssigned, RangeCursors, RangeReleased, Withdrawn
+from ipamd.core.facts import Committed, Draining, Fact, RangeAssigned, RangeCursors, RangeReleased, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord, RecordError
 from ipamd.core.regain import THIS_BOOT
@@ -295,6 +295,8 @@ class Daemon:
                     if listener is self._bound:
                         background.start_soon(self._keep_socket, serving, server, listener)
                 _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
+                if self.ledger.draining:
+                    _log.warning("the node is being drained since before this start; POST /v1/undrain ends it")
                 background.start_soon(self.work)
                 background.start_soon(_empty, spool)
                 background.start_soon(self._watch_runtime)
@@ -326,10 +328,17 @@ class Daemon:
                 nursery.start_soon(self.cluster.run)
 
     def _drain(self, draining: bool) -> Mapping[str, object]:  # noqa: FBT001 - what the two routes differ in
-        """Begin or end a drain; the writer does the rest."""
+        """Begin or end a drain, as an operator ordered; the writer does the rest."""
         if self.ledger.draining != draining:
             _log.info("draining" if draining else "not draining any more", reserve=self.report.drain()["reserve"])
-        self.ledger.draining = draining
+        if self.ledger.drain_ordered != draining or self.ledger.draining != draining:
+            ordered = Draining(on=draining)
+            self.ledger.apply(ordered)
+            self._keep([ordered])
+        return self._apply_drain()
+
+    def _apply_drain(self) -> Mapping[str, object]:
+        """Let all parts know of the beginning or the end of a drain; returns how far it is."""
         self.waiting.serve()  # who waits for an address learns that there will be none
         self._wake(hurry=True)
         self._note_change()
@@ -337,7 +346,8 @@ class Daemon:
 
     async def _drain_last(self) -> None:
         """Give back what no pod holds, if the store lets us: the state file keeps the rest."""
-        self._drain(True)  # noqa: FBT003
+        self.ledger.draining = True  # of this life alone: the next start is to serve
+        self._apply_drain()
         with trio.move_on_after(DRAIN_GRACE):
             while not self.ledger.drained:
                 self._wake(hurry=True)

@@ -87,6 +87,12 @@ class SetBack(Struct, frozen=True, tag="set_back", tag_field="t"):
     """The store was set back to an older state: from here on its records count whatever their revisions."""
 
 
+class Draining(Struct, frozen=True, tag="draining", tag_field="t"):
+    """An operator has the node give back all that no pod holds, and assign nothing; or (``on`` false) no longer."""
+
+    on: bool
+
+
 class RangeAssigned(Struct, frozen=True, tag="range_assigned", tag_field="t"):
     """An attachment holds these addresses (canonical texts) of host-local ranges, one of each range set in their order.
 
@@ -113,4 +119,15 @@ class RangeCursors(Struct, frozen=True, tag="range_cursors", tag_field="t"):
     addresses: dict[int, str]
 
 
-Fact = Committed | Assigned | Released | Withdrawn | Rebooted | SetBack | RangeAssigned | RangeReleased | RangeCursors
+Fact = (
+    Committed
+    | Assigned
+    | Released
+    | Withdrawn
+    | Rebooted
+    | SetBack
+    | Draining
+    | RangeAssigned
+    | RangeReleased
+    | RangeCursors
+)

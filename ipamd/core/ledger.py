@@ -21,6 +21,7 @@ from ipamd.core.facts import (
     Assigned,
     Attachment,
     Committed,
+    Draining,
     Fact,
     Place,
     RangeAssigned,
@@ -91,6 +92,8 @@ class Ledger:
         """How often the store's revisions were found to mean nothing any more."""
         self.draining = False
         """Whether the node is to give back all that no pod holds, and to assign nothing."""
+        self.drain_ordered = False
+        """Whether an operator wants that: it lasts over a restart."""
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
 
@@ -370,6 +373,8 @@ class Ledger:
                 self._apply_rebooted()
             case SetBack():
                 self.forget_revisions()
+            case Draining():
+                self.draining = self.drain_ordered = fact.on
             case RangeAssigned() | RangeReleased() | RangeCursors():
                 self.ranges.apply(fact)
 
@@ -512,6 +517,8 @@ class Ledger:
             for ordinal, handle in (block.releasing | block.overruled).items():
                 yield Released(NOBODY, handle, (block.place(ordinal),), 0)
         yield from self.ranges.checkpoint()
+        if self.drain_ordered:
+            yield Draining(on=True)
 
     @property
     def revision(self) -> int:

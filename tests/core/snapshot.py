@@ -15,6 +15,7 @@ def snapshot(ledger: Ledger) -> dict[str, object]:
         "settings": dict(ledger.settings.records),
         "pools": dict(ledger.settings.pools),
         "locked": ledger.settings.locked,
+        "draining": ledger.drain_ordered,
         "blocks": {
             cidr: held for cidr, block in ledger.blocks.items() if any((held := _block(block))[key] for key in _HELD)
         },

@@ -3,7 +3,8 @@
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
-from ipamd.core.facts import Committed, Fact, Place, Released
+from ipamd.core.facts import Committed, Draining, Fact, Place, Released
+from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from tests.core.blocks import NODE, RESERVE, assigned, attachment, image
 from tests.core.snapshot import differences, replay, snapshot
@@ -67,3 +68,16 @@ def test_a_block_at_the_key_of_another_is_damaged() -> None:
     ledger = replay(NODE, POLICY, [Committed(KEY, 5, value)])
     assert ledger.damaged == {KEY: "the block at the key of 10.0.0.0/29 says that it is 10.0.0.8/29"}
     assert not ledger.blocks
+
+
+def test_an_ordered_drain_is_in_the_checkpoint_until_it_is_ended() -> None:
+    """One that only lasts as long as the daemon lives is not."""
+    ledger = Ledger("n1", ReservePolicy())
+    ledger.draining = True
+    assert list(ledger.checkpoint()) == []
+    ledger.apply(Draining(on=True))
+    assert list(ledger.checkpoint()) == [Draining(on=True)]
+    assert replay("n1", ReservePolicy(), list(ledger.checkpoint())).draining
+    ledger.apply(Draining(on=False))
+    assert not ledger.draining
+    assert list(ledger.checkpoint()) == []

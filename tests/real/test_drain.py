@@ -38,3 +38,22 @@ def test_a_daemon_may_drain_at_its_end(etcd: EtcdProcess, start: Start) -> None:
     daemon.start()
     assert daemon.add("a") == addresses
     daemon.add("b")
+
+
+def test_a_drain_lasts_over_a_restart(start: Start) -> None:
+    """Whoever drained a node before its maintenance finds it drained afterwards, until he ends that."""
+    daemon = start("node-a", *POOLS)
+    (address,) = daemon.add("a")
+    wait_for(lambda: b'"drained": true' in daemon.request("POST", "/v1/drain")[1])
+    for stop in (daemon.kill, daemon.stop):
+        stop()
+        daemon.start(ready=False)
+        wait_for(lambda: daemon.get("/readyz", quiet=True) == {"ready": False, "reason": "the node is being drained"})
+        assert daemon.plugin("ADD", "b").json["code"] == 11
+        assert daemon.add("a") == [address]
+    assert "since before this start; POST /v1/undrain ends it" in daemon.log.read_text()
+    daemon.request("POST", "/v1/undrain")
+    daemon.wait_ready()
+    daemon.kill()
+    daemon.start()
+    daemon.add("b")

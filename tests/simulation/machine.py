@@ -112,6 +112,8 @@ class Machine:
         self._jump = 0
         self.life: Life | None = None
         self.held_down = False
+        self.draining = False
+        """Whether its operator wants it drained."""
         self.refusal = ""
         self._changed = trio.Event()
 
@@ -160,6 +162,8 @@ class Machine:
         try:
             spool.carry_out()
             life.daemon = daemon
+            if daemon.ledger.draining and not self.draining:  # somebody ended it while the daemon was down
+                self.drain(draining=False)
             with trio.CancelScope() as scope:
                 life.scopes.append(scope)
                 async with trio.open_nursery() as nursery:
@@ -221,7 +225,8 @@ class Machine:
         life.kill()
 
     def drain(self, *, draining: bool) -> None:
-        """``POST /v1/drain``, or ``undrain``."""
+        """``POST /v1/drain``, or ``undrain``, told again after a start if the daemon is down."""
+        self.draining = draining
         if self.daemon is not None:
             with suppress(Killed):
                 self.daemon._drain(draining)

@@ -236,7 +236,7 @@ class World:
         self._on_kill(structs.replace(event, arg=event.arg % 3))
 
     def _on_drain(self, event: Event) -> None:
-        """The node is to give back what no pod holds; if the daemon dies meanwhile, it forgets that."""
+        """The node is to give back what no pod holds, also if the daemon dies meanwhile."""
         machine = self.machines[event.node]
         self._for(event.span, lambda on: machine.drain(draining=on))
 
