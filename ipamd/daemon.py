@@ -48,7 +48,7 @@ from ipamd.core.regain import THIS_BOOT
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
-from ipamd.host import allow_files, bind_tcp, boot_id, only_daemon, read_clocks, told_to_stop
+from ipamd.host import allow_files, bind_tcp, boot_id, machine_id, only_daemon, read_clocks, told_to_stop
 from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
@@ -62,6 +62,7 @@ from ipamd.runtime.survey import Survey
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.batch import Limits as BatchLimits
 from ipamd.store.cleaner import Cleaner, Cleaning
+from ipamd.store.presence import Host, Presence
 from ipamd.store.relay import Relay
 from ipamd.store.requested import see
 from ipamd.store.sync import Sync
@@ -209,6 +210,7 @@ class Daemon:
             self.ledger.reserve(pool.name, self._now().boot)
         self.writer: Writer | None = None
         self.sync: Sync | None = None
+        self._presence: Presence | None = None
         self.report = Report(config, self.ledger, lambda: journal.size, lambda: aside(config.state_dir))
         self._changed = trio.Event()
         """Set, and made anew, when what decides whether an ADD can be served may have changed."""
@@ -315,6 +317,8 @@ class Daemon:
             background.cancel_scope.cancel()
         if self.report.cleaner is not None:
             await self.report.cleaner.release()
+        if self._presence is not None:
+            await self._presence.release()
         if self.report.store is not None:
             await self.report.store.aclose()
         _log.info("stopped", unflushed=self.report.unflushed)
@@ -343,6 +347,21 @@ class Daemon:
         self._wake(hurry=True)
         self._note_change()
         return self.report.drain()
+
+    def _yield(self) -> None:
+        """Another host that serves this node was found, or is gone."""
+        if self.ledger.rival:
+            _log.error(
+                "yielding: another host serves this node and was there first",
+                host=socket.gethostname(),
+                other=self.ledger.rival,
+                next="nothing is assigned here; give one of the two hosts another node name, or stop ipamd on it",
+            )
+        else:
+            _log.info("not yielding any more: no other host serves this node")
+        self.waiting.serve()
+        self._wake(hurry=True)
+        self._note_change()
 
     async def _drain_last(self) -> None:
         """Give back what no pod holds, if the store lets us: the state file keeps the rest."""
@@ -425,7 +444,10 @@ class Daemon:
         self.durability.writer = self.writer
         self.report.sync, self.report.progress = self.sync, self.writer.progress
         self._opened.set()
+        host = Host(socket.gethostname(), machine_id(), boot_id(), self.journal.instance)
+        self._presence = Presence(self.ledger, store, host, self._yield, _report)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._presence.run)
             nursery.start_soon(self.sync.run)
             nursery.start_soon(self.writer.run)
             self._start_cleaner(nursery, store)

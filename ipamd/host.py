@@ -27,6 +27,14 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def machine_id() -> str:
+    """What the host's system calls this machine, over its reboots; "" if it does not say."""
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def only_daemon(config: Config) -> socket.socket:
     """Make sure that no other daemon on this host speaks for this node in this store; raises OSError.
 

@@ -83,6 +83,8 @@ class Report:
         """Why no ADD at all could be served now, not even from host-local ranges; "" if one could."""
         if self.stopping:
             return "the daemon is stopping"
+        if self._ledger.rival:
+            return f"host {self._ledger.rival} serves this node, too, and was there first"
         if self._ledger.draining:
             return "the node is being drained"
         if self.journal_error:
@@ -251,6 +253,7 @@ class Report:
                 "addresses": self.cleaner.addresses if self.cleaner else 0,
             },
             "draining": self._ledger.draining,
+            "yields_to": self._ledger.rival,
             "attachments": self.attachments,
             "blocks": len(self._ledger.blocks),
         }

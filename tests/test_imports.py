@@ -20,7 +20,7 @@ ALLOWED = {
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
         "ctl.client", "ctl.command", "ctl.commands.events", "ctl.commands.node", "ctl.commands.top", "runtime.survey",
         "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.claimer", "store.cleaner", "store.hold",
-        "store.sync", "store.writer",
+        "store.presence", "store.sync", "store.writer",
         "supervisor",
     },
     "etcd3": {"store.etcd.rpc"},

@@ -26,6 +26,9 @@ ASKED = PRESSURE + "address/"
 CLEANER = "/calico/ipamd/cleaner"
 """Which daemon of the cluster clears away what nobody owns: a record under its lease."""
 
+DAEMONS = "/calico/ipamd/nodes/"
+"""Below it which host serves a node: a record under its lease."""
+
 
 class Kind(Enum):
     """What a key names."""

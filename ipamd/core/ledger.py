@@ -90,12 +90,47 @@ class Ledger:
         self.synced = False
         self.histories = 0
         """How often the store's revisions were found to mean nothing any more."""
-        self.draining = False
-        """Whether the node is to give back all that no pod holds, and to assign nothing."""
+        self._draining = False
+        self._rival = ""
+        self._closed = ""
+        """Why nothing is assigned at all, in words; "" if something is."""
         self.drain_ordered = False
         """Whether an operator wants that: it lasts over a restart."""
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
+
+    # --- whether anything is assigned at all ------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node is to give back all that no pod holds, and to assign nothing."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        """Begin a drain, or end it."""
+        self._draining = draining
+        self._close()
+
+    @property
+    def rival(self) -> str:
+        """The other host that serves this node, and was there first; "" if there is none: this one yields to it."""
+        return self._rival
+
+    @rival.setter
+    def rival(self, rival: str) -> None:
+        """Yield to another host, or ("") no more."""
+        self._rival = rival
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = ""
+        if self._draining:
+            remedy = "schedule the pod on another node, or POST /v1/undrain"
+            self._closed = f"node {self.node} is being drained of its addresses; {remedy}"
+        if self._rival:
+            remedy = "give one of the two hosts another node name, or stop ipamd on it"
+            self._closed = f"host {self._rival} serves node {self.node}, too, and was there first; {remedy}"
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -262,12 +297,8 @@ class Ledger:
         """Raise RefusedError if no ADD of the attachment can be served: it was deleted, or the node is drained."""
         if self.tombstones.get(request.attachment, -1) >= request.started:
             raise late(request)
-        if self.draining:
-            raise RefusedError(
-                Code.TRY_AGAIN_LATER,
-                f"cannot assign an address to {request.subject}: node {self.node} is being drained of its addresses; "
-                "schedule the pod on another node, or POST /v1/undrain",
-            )
+        if self._closed:
+            raise RefusedError(Code.TRY_AGAIN_LATER, f"cannot assign an address to {request.subject}: {self._closed}")
 
     def refuse_late(self, request: AddRequest) -> None:
         """Raise RefusedError if the ADD cannot be served whatever the pools have: deleted, drained, locked."""

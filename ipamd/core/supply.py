@@ -137,7 +137,7 @@ def outlived(ledger: Ledger, grace: int, now: int) -> list[Released]:
         if known is None or known.places != places:
             known = Quarantine(frozenset(places), now)
         ledger.quarantine[handle] = known
-        if now - known.since >= grace:
+        if now - known.since >= grace and not ledger.rival:  # it is the other's, who lives
             over.append(Released(NOBODY, handle, tuple(sorted(places, key=_by_place)), 0))
     return over
 

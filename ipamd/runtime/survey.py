@@ -75,11 +75,10 @@ class Survey:
         names = known.names if known is not None else frozenset()
         self._living = {name: living for name, living in self._living.items() if name in names}
         self.findings = conflicts(self._ledger, self._living.values(), self._others)
-        if known is None:
-            self.attachments = None
+        self.attachments = None if known is None else len(names)
+        if known is None or self._ledger.rival:  # whose pods' containers this runtime cannot know
             self._leaks.forget()
             return
-        self.attachments = len(names)
         found = self._leaks.find(self._ledger, known.lives, self.pod_gone, self._now())
         for leak in found:
             self.leaked += len(leak.addresses)

@@ -115,11 +115,13 @@ class Walk:
         return {key: leftover for key, leftover in found.items() if not leftover.node or leftover.node in gone}
 
     async def _gone(self, nodes: set[str]) -> set[str]:
-        """Those of the nodes that were deleted: neither registered, as others are, nor with an affinity."""
+        """Those of the nodes that were deleted: neither registered, as others are, nor served, nor with an affinity."""
         if not nodes:
             return set()
-        known = {record.key for record in (await self._store.read([keys.NODES + node for node in nodes])).records}
-        absent = {node for node in nodes if keys.NODES + node not in known}
+        asked = [prefix + node for node in nodes for prefix in (keys.NODES, keys.DAEMONS)]
+        found = {record.key for record in (await self._store.read(asked)).records}
+        known = {key for key in found if key.startswith(keys.NODES)}
+        absent = {node for node in nodes if not found & {keys.NODES + node, keys.DAEMONS + node}}
         if not absent or not (known or await self._any(keys.NODES)):
             return set()  # where nobody registers nodes, it says nothing that one is not
         return {node for node in absent if not await self._any(keys.affinities_prefix(node))}
@@ -152,7 +154,7 @@ class Walk:
             value = image.encode() if image.affinity is not None or not image.empty else None
             changes.append(Change(block.key, value, block.revision))
         changes.append(Change(handle.key, record.encode(), handle.revision))
-        still_gone = [keys.NODES + node, *(keys.affinity_key(node, cidr) for cidr in chosen)]
+        still_gone = [keys.NODES + node, keys.DAEMONS + node, *(keys.affinity_key(node, cidr) for cidr in chosen)]
         changes += [Change(key, None, 0) for key in still_gone]
         if (await self._store.commit(changes)).chosen is not None:
             count = sum(map(len, chosen.values()))

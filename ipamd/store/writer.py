@@ -312,6 +312,8 @@ class Writer:
 
     async def _supply_pools(self, now: int) -> bool:
         """Get the pools what they lack; whether to go on at once."""
+        if self._ledger.rival:
+            return False
         for pool in sorted(self._ledger.pools_in_use(), key=self.borrower.turn):
             if not supply.wants_block(self._ledger, pool, now):
                 if await self._claimer.reconsider(pool, now):

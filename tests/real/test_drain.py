@@ -11,7 +11,7 @@ pytestmark = pytest.mark.real
 
 
 def test_a_drained_node_leaves_calicos_own_records(etcd: EtcdProcess, start: Start) -> None:
-    """Asked until it says so; not ready meanwhile; then nothing in etcd bears ipamd's name, and the pod keeps its own."""
+    """Asked until it says so; not ready meanwhile; then nothing in etcd bears ipamd's name but who serves, and the pod keeps its own."""
     daemon = start("node-a", *POOLS)
     (address,) = daemon.add("a")
     progress = daemon.request("POST", "/v1/drain")[1]
@@ -21,7 +21,7 @@ def test_a_drained_node_leaves_calicos_own_records(etcd: EtcdProcess, start: Sta
     state = State.of(etcd)
     assert set(state.pods()) == {address}
     assert state.handles.keys() == {"k8s-pod-network.a"}
-    assert not any("ipamd" in key for key in etcd.get_prefix("/"))
+    assert [key for key in etcd.get_prefix("/") if "ipamd" in key] == ["/calico/ipamd/nodes/node-a"]
     assert daemon.plugin("ADD", "b").json["code"] == 11
     daemon.request("POST", "/v1/undrain")
     daemon.wait_ready()

@@ -107,6 +107,32 @@ async def test_without_a_cache_nothing_is_known_and_nothing_released(
     assert node.ledger.holdings
 
 
+async def test_nothing_is_released_while_another_host_serves_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pods' containers are not known to this host's runtime; when it is gone, the grace time begins anew."""
+    monkeypatch.setattr(leaks, "YOUNG", 0)
+    node = Node(tmp_path)
+    path = cached(tmp_path, "c", ["10.0.0.1"])
+    cached(tmp_path, "stays", ["10.0.0.2"])
+    await node.survey.begin()
+    path.unlink()
+    node.survey.pod_gone = lambda _namespace, name: name == "pod-c"
+    node.ledger.rival = "the other"
+    looks = [0]
+    find = node.survey._take_stock
+
+    def counted(known: object) -> None:
+        looks[0] += 1
+        find(known)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(node.survey, "_take_stock", counted)
+    await until(node, lambda: looks[0] > 20)
+    assert (node.survey.leaked, node.survey.attachments) == (0, 1)
+    node.ledger.rival = ""
+    await until(node, lambda: node.survey.leaked)
+
+
 async def test_who_else_has_an_address_is_told_as_long_as_it_lasts(tmp_path: Path) -> None:
     """A block that this node has no part in is read once; the finding ends with the container."""
     node = Node(tmp_path)

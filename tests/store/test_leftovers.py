@@ -281,7 +281,9 @@ async def test_what_it_had_borrowed_is_released_too(autojump_clock: MockClock) -
         assert view(store).handles() == view(store).counted()
 
 
-@pytest.mark.parametrize("why", ["registered", "an affinity", "nobody registers", "no reserve", "of several nodes"])
+@pytest.mark.parametrize(
+    "why", ["registered", "served", "an affinity", "nobody registers", "no reserve", "of several nodes"]
+)
 async def test_what_may_be_a_living_nodes_is_left_alone(
     autojump_clock: MockClock, store: MemoryStore, why: str
 ) -> None:
@@ -293,6 +295,8 @@ async def test_what_may_be_a_living_nodes_is_left_alone(
         block = store.records[keys.block_key(cidr)]
         if why == "registered":
             store.put(keys.NODES + "gone.example", NODE_RECORD)
+        elif why == "served":
+            store.put(keys.DAEMONS + "gone.example", b'{"host":"h"}')
         elif why == "an affinity":
             store.put(keys.affinity_key("gone.example", parse_cidr("10.7.0.0/26")), b'{"state":"confirmed"}')
         elif why == "nobody registers":
@@ -326,7 +330,7 @@ async def test_a_reserve_that_changes_is_a_living_nodes(autojump_clock: MockCloc
             assert reserved(store) == 4
 
 
-@pytest.mark.parametrize("what", ["the node's record", "its affinity", "the handle", "the block"])
+@pytest.mark.parametrize("what", ["the node's record", "its daemon", "its affinity", "the handle", "the block"])
 async def test_a_reserve_is_not_released_if_its_node_comes_back_in_the_last_moment(
     autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -337,6 +341,7 @@ async def test_a_reserve_is_not_released_if_its_node_comes_back_in_the_last_mome
         cidr = parse_cidr(pod.places[0].block)
         changed = {
             "the node's record": keys.NODES + "gone.example",
+            "its daemon": keys.DAEMONS + "gone.example",
             "its affinity": keys.affinity_key("gone.example", cidr),
             "the handle": keys.handle_key(GONE),
             "the block": keys.block_key(cidr),
