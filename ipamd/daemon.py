@@ -269,6 +269,7 @@ class Daemon:
             self.report.unready,
             lambda: self._now().boot,
             self._drain,
+            lambda release: self.report.collect(release=release),
             relay.read,
             relay.commit,
         )

@@ -11,6 +11,7 @@ from ipamd import __version__
 from ipamd.config import Config
 from ipamd.core.address import FAMILIES
 from ipamd.core.clock import Now
+from ipamd.core.leaks import Leak
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import rfc3339
 from ipamd.store.base import Store
@@ -54,6 +55,9 @@ class Survey(Protocol):
     findings: list[str]
     leaked: int
     attachments: int | None
+
+    async def collect(self, *, release: bool) -> tuple[list[tuple[Leak, int]], str]:
+        """What looks leaked now."""
 
 
 class Report:
@@ -273,6 +277,17 @@ class Report:
                     "waiting": reserve.waiting if reserve is not None else 0,
                 }
         return shares
+
+    async def collect(self, *, release: bool) -> Mapping[str, object]:
+        """What looks leaked, for ``POST /v1/gc``; ``problem``: why nothing can be said."""
+        if self.survey is None:
+            return {"released": False, "problem": "the daemon is just starting", "leaks": []}
+        found, problem = await self.survey.collect(release=release)
+        leaks = [
+            {"handle": leak.handle, "addresses": leak.addresses, "why": leak.why, "seconds_left": left / 1e9}
+            for leak, left in found
+        ]
+        return {"released": release, "problem": problem, "leaks": leaks}
 
     def drain(self) -> Mapping[str, object]:
         """How far a drain is, for ``POST /v1/drain``."""

@@ -36,7 +36,7 @@ ALLOWED = {
     "subprocess": {"cni.build"},
     "argparse": {"cli.main"},
     "click": {
-        "ctl.command", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain",
+        "ctl.command", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain", "ctl.commands.gc",
         "ctl.commands.node", "ctl.commands.records", "ctl.commands.takeover", "ctl.commands.top", "ctl.main", "ctl.output", "ctl.resources.kinds",
     },
     "yaml": {"ctl.yamls"},

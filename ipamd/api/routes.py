@@ -25,6 +25,7 @@ Answer = Callable[[Request, Peer], Response | Awaitable[Response]]
 
 
 TUNNELS = "/v1/tunnel-addresses"
+GC = "/v1/gc"
 
 
 class Route(Struct, frozen=True):
@@ -49,6 +50,8 @@ class Reports(Struct, frozen=True):
     now: Callable[[], int]
     drain: Callable[[bool], Mapping[str, object]]
     """Begin (True) or end a drain; how far it is."""
+    collect: Callable[[bool], Awaitable[Mapping[str, object]]]
+    """What looks leaked; released, if it is True."""
     read_store: Callable[[bytes], Awaitable[bytes]]
     """Answers a request for records of the store; raises RefusedError."""
     commit_store: Callable[[bytes, int], Awaitable[bytes]]
@@ -106,6 +109,8 @@ def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
             "give back all that no pod holds, and assign nothing; says how far it is",
             lambda *_: shown(reports.drain(True)),  # noqa: FBT003 - a column of its own would say less
         ),
+        Route("GET", GC, Rule.READ, "allocations that look leaked", lambda *_: _told(reports.collect(False))),  # noqa: FBT003
+        Route("POST", GC, Rule.ADMIN, "release them at once", lambda *_: _told(reports.collect(True))),  # noqa: FBT003
         Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003
         Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: shown(reports.config())),
         *relayed(reports.read_store, reports.commit_store),
@@ -198,6 +203,10 @@ _WHO = {
     Rule.READ: "only root, the daemon's own user and the members of socket_group may; join the group or use sudo",
     Rule.ANYONE: "",
 }
+
+
+async def _told(answer: Awaitable[object]) -> Response:
+    return shown(await answer)
 
 
 async def _records(answer: Awaitable[bytes]) -> Response:

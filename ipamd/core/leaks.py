@@ -5,7 +5,7 @@ too: the container was started before this boot; Kubernetes has no such pod on t
 sandbox by now, which the runtime knows. Both must say so without a break for the grace time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -50,10 +50,17 @@ class Leaks:
                 self.suspects[suspect] = since
             else:
                 found.append(leak)
-        for leak in found:
-            for fact in leak.facts:
-                ledger.apply(fact)
+        release(ledger, found)
         return found
+
+    def suspected(
+        self, ledger: Ledger, lives: Callable[[str], bool], pod_gone: Callable[[str, str], bool], now: Now
+    ) -> list[tuple[Leak, int]]:
+        """What is suspect now, and for how long yet (ns) it has to be so to be released; changes nothing."""
+        return [
+            (leak, max(0, self.suspects.get(suspect, now.boot) + self._grace - now.boot))
+            for suspect, leak in self._suspects(ledger, lives, pod_gone, now)
+        ]
 
     def forget(self) -> None:
         """A source failed: what was suspect has to be so anew."""
@@ -103,6 +110,13 @@ class Leaks:
             addresses = tuple(ledger.blocks[place.block].address(place.ordinal) for place in places)
             names = " and ".join(f"{namespace}/{name}" for namespace, name in sorted(pods))
             yield (attachment, handle), Leak(handle, addresses, f"Kubernetes has no pod {names} on this node", facts)
+
+
+def release(ledger: Ledger, leaks: Iterable[Leak]) -> None:
+    """Release what leaked; the facts are to be made durable."""
+    for leak in leaks:
+        for fact in leak.facts:
+            ledger.apply(fact)
 
 
 def _pod(labels: dict[str, str]) -> tuple[str, str]:

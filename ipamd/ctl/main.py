@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "reserve": "ipamd.ctl.commands.node",
         "drain": "ipamd.ctl.commands.node",
         "undrain": "ipamd.ctl.commands.node",
+        "gc": "ipamd.ctl.commands.gc",
         "import": "ipamd.ctl.commands.takeover",
         "bundle": "ipamd.ctl.commands.bundle",
     },

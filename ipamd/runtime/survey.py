@@ -11,7 +11,8 @@ import trio
 from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
 from ipamd.core.facts import Fact
-from ipamd.core.leaks import Leaks
+from ipamd.core.leaks import Leak, Leaks
+from ipamd.core.leaks import release as release_all
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord
 from ipamd.core.regain import Living, conflicts, regain
@@ -79,7 +80,27 @@ class Survey:
         if known is None or self._ledger.rival:  # whose pods' containers this runtime cannot know
             self._leaks.forget()
             return
-        found = self._leaks.find(self._ledger, known.lives, self.pod_gone, self._now())
+        self._tell(self._leaks.find(self._ledger, known.lives, self.pod_gone, self._now()))
+
+    async def collect(self, *, release: bool) -> tuple[list[tuple[Leak, int]], str]:
+        """What looks leaked now, each with how long (ns) it would be looked at yet; with ``release`` it is released.
+
+        The second is why nothing can be said, else "".
+        """
+        known = await trio.to_thread.run_sync(read_names, self._directory, abandon_on_cancel=True)
+        if known is None:
+            return [], f"the container runtime's cache {self._directory} says nothing: it is absent or empty"
+        if self._ledger.rival:
+            return [], "another host serves this node, whose containers this runtime cannot know"
+        found = self._leaks.suspected(self._ledger, known.lives, self.pod_gone, self._now())
+        if release:
+            leaks = [leak for leak, _left in found]
+            release_all(self._ledger, leaks)
+            self._tell(leaks)
+        return found, ""
+
+    def _tell(self, found: Sequence[Leak]) -> None:
+        """Count and log what was released, and make it durable."""
         for leak in found:
             self.leaked += len(leak.addresses)
             why = f"the container runtime does not know the container, and {leak.why}"

@@ -38,6 +38,7 @@ class Api:
             lambda: self.reason,
             lambda: 0,
             lambda draining: {"draining": draining},
+            self.collect,
             self.read,
             self.commit,
         )
@@ -49,6 +50,10 @@ class Api:
             Access(OWN, GROUP),
         )
         self.tcp = Router(public(reports), Access(OWN, GROUP))
+
+    async def collect(self, release: bool) -> dict[str, object]:
+        """What looks leaked: says whether it is to be released."""
+        return {"released": release}
 
     async def read(self, body: bytes) -> bytes:
         """The store: echoes, or refuses what says so."""
@@ -100,6 +105,7 @@ ROUTES = {
     "/v1/status": ("GET", Rule.READ),
     "/v1/config": ("GET", Rule.READ),
     "/v1/import/host-local": ("POST", Rule.ADMIN),
+    "/v1/gc": ("GET", Rule.READ),
     "/v1/drain": ("POST", Rule.ADMIN),
     "/v1/undrain": ("POST", Rule.ADMIN),
     "/v1/store/read": ("POST", Rule.ADMIN),
@@ -115,7 +121,7 @@ def test_the_index_lists_every_route(api: Api) -> None:
     listed = api.json("/")
     assert isinstance(listed, list)
     routes = {(path, method, rule) for path, (method, rule) in ROUTES.items() if path != "/"}
-    routes |= {(TUNNELS, method, Rule.ADMIN) for method in ("POST", "DELETE")}
+    routes |= {(TUNNELS, method, Rule.ADMIN) for method in ("POST", "DELETE")} | {("/v1/gc", "POST", Rule.ADMIN)}
     assert {(each["path"], each["method"], Rule[each["access"].upper()]) for each in listed} == routes
     assert all(set(each) == {"method", "path", "access", "what"} and each["what"] for each in listed)
 
@@ -148,6 +154,13 @@ def test_tunnel_addresses_are_the_administrators(api: Api, method: str) -> None:
     assert api.get(TUNNELS, DAEMON, "DELETE").status == 400
 
 
+def test_who_may_look_at_leaks_and_who_may_release_them(api: Api) -> None:
+    """The group may look, only root and the daemon's own user release."""
+    assert json.loads(api.get("/v1/gc", READER).body) == {"released": False}
+    assert api.get("/v1/gc", READER, "POST").status == 403
+    assert json.loads(api.get("/v1/gc", DAEMON, "POST").body) == {"released": True}
+
+
 def test_without_a_group_only_root_and_the_daemon_read() -> None:
     """No socket_group: nobody else may read, whatever groups they are in."""
     access = Access(OWN, None)
@@ -163,7 +176,7 @@ def test_an_unknown_path_is_404(api: Api, path: str) -> None:
     assert json.loads(response.body)["msg"] == f"cannot serve {path}: there is no such path; GET / lists them"
 
 
-@pytest.mark.parametrize("path", [path for path in ROUTES if path != TUNNELS])
+@pytest.mark.parametrize("path", [path for path in ROUTES if path not in (TUNNELS, "/v1/gc")])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "HEAD", "get"])
 def test_another_method_is_405(api: Api, path: str, method: str) -> None:
     """A path answers its own method only, and says which that is."""

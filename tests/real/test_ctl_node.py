@@ -21,6 +21,7 @@ from ipamd.ctl.main import COMMANDS, cli
 from tests.api.host_local import HostLocal
 from tests.api.plugin_call import ENVIRONMENT
 from tests.daemon_process import POOLS, Daemon, network, wait_for
+from tests.runtime.results import cached
 
 pytestmark = pytest.mark.real
 
@@ -31,7 +32,9 @@ LAN = network("1.0.0", "host-local", ranges=[[{"subnet": "10.1.0.0/24"}], [{"sub
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon on the embedded store, with a pool of each IP version, and a pod."""
-    with Daemon(tmp_path / "d", "node-a", *POOLS) as started:
+    results = tmp_path / "results"
+    cached(results, "web", [])
+    with Daemon(tmp_path / "d", "node-a", *POOLS, "--runtime-results-dir", str(results)) as started:
         started.add("web", args="K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-1")
         yield started
 
@@ -211,6 +214,16 @@ def test_reserve_drain_and_undrain(daemon: Daemon) -> None:
     assert json.loads(ok(daemon, "drain", "-o", "json"))["drained"]
     assert ok(daemon, "undrain") == "not draining\n"
     wait_for(lambda: daemon.get("/readyz")["ready"])
+
+
+def test_gc(daemon: Daemon, tmp_path: Path) -> None:
+    """Without leaks it says so; where the runtime's cache says nothing, nothing is called leaked."""
+    assert ok(daemon, "gc") == "nothing looks leaked\n"
+    assert json.loads(ok(daemon, "gc", "--release", "--yes", "-o", "json")) == {"items": []}
+    shutil.rmtree(tmp_path / "results")
+    code, out, err = run(daemon, "gc")
+    assert (code, out) == (1, "")
+    assert err.startswith("ipamctl: cannot tell what is leaked: the container runtime's cache ")
 
 
 def test_events_are_followed_over_a_restart(daemon: Daemon) -> None:

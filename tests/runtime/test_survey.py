@@ -83,6 +83,36 @@ async def test_what_lives_is_taken_back_and_what_ends_is_released(
     )
 
 
+async def test_who_asks_is_shown_what_looks_leaked_and_may_release_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with its reason and what is left of the grace; released at once, it is counted, told and durable."""
+    monkeypatch.setattr(leaks, "YOUNG", 0)
+    node = Node(tmp_path)
+    path = cached(tmp_path, "c", ["10.0.0.1"])
+    cached(tmp_path, "stays", ["10.0.0.2"])
+    await node.survey.begin()
+    node.survey.pod_gone = lambda _namespace, name: name == "pod-c"
+    assert await node.survey.collect(release=False) == ([], "")
+    path.unlink()
+    kept = len(node.kept)
+    (((leak, left),), problem) = await node.survey.collect(release=False)
+    assert (leak.addresses, leak.why) == (("10.0.0.1",), "Kubernetes has no pod default/pod-c on this node")
+    assert (left, problem, len(node.kept), node.survey.leaked) == (80_000_000, "", kept, 0)
+    await node.survey.collect(release=True)
+    assert (len(node.kept), node.survey.leaked) == (kept + 1, 1)
+    assert {held.container for held in node.ledger.holdings} == {"stays"}
+    assert await node.survey.collect(release=True) == ([], "")
+
+
+async def test_without_a_cache_nothing_looks_leaked(tmp_path: Path) -> None:
+    """It says so: one source's word is not enough."""
+    node = Node(tmp_path / "none")
+    found, problem = await node.survey.collect(release=True)
+    assert found == []
+    assert problem == f"the container runtime's cache {tmp_path / 'none'} says nothing: it is absent or empty"
+
+
 async def test_without_a_cache_nothing_is_known_and_nothing_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
