@@ -98,6 +98,20 @@ async def test_a_pod_is_known_by_its_uid_only(wire: Wire, server: ApiServer, aut
         assert cluster.pod("default", "web", "u1") is None
 
 
+async def test_who_asks_why_finds_a_pod_by_its_name(wire: Wire, server: ApiServer, autojump_clock: MockClock) -> None:
+    """Whatever its uid, from memory; one of another node, or of a namespace that is not known, is not found."""
+    server.put(pod("far", "u2", node="node-b"))
+    server.put(pod("lost", "u3", namespace="nowhere"))
+    async with wire.running() as cluster:
+        calls = len(server.calls)
+        assert cluster.find("default", "web") == cluster.pod("default", "web", "u1")
+        assert pools_of(cluster.find("default", "web")) == ("pool-a",)
+        assert cluster.find("default", "far") is None
+        assert cluster.find("nowhere", "lost") is None
+        assert cluster.find("default", "none") is None
+        assert len(server.calls) == calls
+
+
 async def test_a_static_pod_is_known_by_the_kubelets_uid(
     wire: Wire, server: ApiServer, autojump_clock: MockClock
 ) -> None:
