@@ -19,6 +19,12 @@ from ipamd.ctl.errors import DONE, REFUSED, USAGE, CommandError
 COMMANDS: dict[str, dict[str, str]] = {
     "Records": {
         "get": "ipamd.ctl.commands.records",
+        "apply": "ipamd.ctl.commands.changes",
+        "create": "ipamd.ctl.commands.changes",
+        "replace": "ipamd.ctl.commands.changes",
+        "patch": "ipamd.ctl.commands.changes",
+        "delete": "ipamd.ctl.commands.changes",
+        "diff": "ipamd.ctl.commands.changes",
     },
     "Node": {
         "status": "ipamd.ctl.commands.node",
@@ -42,7 +48,9 @@ COMMANDS: dict[str, dict[str, str]] = {
 _EXAMPLES = """
 Examples:
   ipamctl get ippool -o wide
-  ipamctl get ippools -o yaml
+  ipamctl get ippools -o yaml > pools.yaml
+  ipamctl apply -f pools.yaml --dry-run
+  ipamctl patch ippool default-ipv4-ippool -p '{"spec": {"disabled": true}}'
   ipamctl --etcd-endpoints http://10.0.0.1:2379 get ippool
   eval "$(ipamctl completion bash)"
 
