@@ -36,10 +36,17 @@ class Wanted(Struct, frozen=True):
         return None if self.stored is None else self.kind.decode(self.stored)
 
 
+def check_writable(verb: str, kind: Kind) -> None:
+    """Refuse a kind that can only be looked at; raises CommandError."""
+    if not kind.writable:
+        raise CommandError(
+            f"cannot {verb} {kind.name}: it can only be looked at; nodes claim blocks themselves, "
+            "and those of a pool that is deleted are released"
+        )
+
+
 def check(verb: str, kind: Kind, given: Resource, stored: Resource | None = None) -> None:
     """Refuse a resource that is wrong by itself, or as a change of the stored one; raises CommandError."""
-    if not kind.writable:
-        raise CommandError(f"cannot {verb} {kind.name}: it can only be looked at; its owner is the node's daemon")
     _refuse(verb, kind, given, list(kind.problems(given, stored)))
 
 
@@ -60,6 +67,7 @@ def name_of(given: Resource) -> str:
 
 async def prepare(verb: str, records: Records, kind: Kind, given: Resource) -> Wanted:
     """Work out what a record is to become, against what is stored now. Raises CommandError."""
+    check_writable(verb, kind)
     name = name_of(given)
     if not name or any(bad_name(name)):
         check(verb, kind, given)
@@ -111,10 +119,7 @@ async def commit(verb: str, records: Records, wanted: Wanted) -> None:
 
 async def delete(records: Records, kind: Kind, name: str, *, dry_run: bool) -> str:
     """Delete a resource, after what its kind does before; returns what is worth a word. Raises CommandError."""
-    if not kind.writable:
-        raise CommandError(
-            f"cannot delete {kind.name} {name}: it can only be looked at; its owner is the node's daemon"
-        )
+    check_writable("delete", kind)
     found = (await records.read([kind.key(name)])).records
     if not found:
         raise kind.missing("delete", name)

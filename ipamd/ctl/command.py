@@ -5,6 +5,7 @@ stand before the command's name or after it.
 """
 
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec
@@ -16,6 +17,7 @@ from ipamd.config import KEYS
 P = ParamSpec("P")
 
 _ETCD = [key for key in KEYS.values() if key.table == "etcd"]
+_SHORT = re.compile(r"^(-[A-Za-z])=")
 _NAME = "ctl_{}"
 """How a flag of ours is called among a command's parameters."""
 
@@ -52,6 +54,10 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += target_options(hidden=True)
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the flags; ``-o=yaml`` is ``-o yaml``, as for kubectl."""
+        return super().parse_args(context, [_SHORT.sub(r"\1", each) for each in args])
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""

@@ -25,6 +25,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "patch": "ipamd.ctl.commands.changes",
         "delete": "ipamd.ctl.commands.changes",
         "diff": "ipamd.ctl.commands.changes",
+        "label": "ipamd.ctl.commands.label",
     },
     "Node": {
         "status": "ipamd.ctl.commands.node",

@@ -43,6 +43,9 @@ class Place(Protocol):
     def put(self, key: str, value: bytes) -> None:
         """Write as a stranger would."""
 
+    def load(self, records: Mapping[str, bytes]) -> None:
+        """Write many."""
+
     def all(self) -> dict[str, bytes]:
         """Every record."""
 
@@ -58,6 +61,10 @@ class OnEtcd:
 
     def put(self, key: str, value: bytes) -> None:
         self._process.put(key, value)
+
+    def load(self, records: Mapping[str, bytes]) -> None:
+        for key, value in records.items():
+            self.put(key, value)
 
     def all(self) -> dict[str, bytes]:
         return self._process.get_prefix(ALL)
@@ -82,9 +89,13 @@ class OnFile:
             file.close()
 
     def put(self, key: str, value: bytes) -> None:
+        self.load({key: value})
+
+    def load(self, records: Mapping[str, bytes]) -> None:
         with self._open() as file:
-            known = file.read([key], ()).records
-            file.commit([[Change(key, value, known[0].revision if known else 0)]], None)
+            for key, value in records.items():
+                known = file.read([key], ()).records
+                file.commit([[Change(key, value, known[0].revision if known else 0)]], None)
 
     def all(self) -> dict[str, bytes]:
         with self._open() as file:
@@ -138,6 +149,10 @@ class BehindSocket:
     def put(self, key: str, value: bytes) -> None:
         self.on_store(lambda: self.store.put(key, value))
 
+    def load(self, records: Mapping[str, bytes]) -> None:
+        for key, value in records.items():
+            self.put(key, value)
+
     def all(self) -> dict[str, bytes]:
         return {key: record.value for key, record in self.store.records.items()}
 
@@ -172,8 +187,7 @@ class Ctl:
 
     def load(self, records: Mapping[str, str]) -> None:
         """Put the records of a capture."""
-        for key, value in records.items():
-            self.place.put(key, value.encode())
+        self.place.load({key: value.encode() for key, value in records.items()})
 
 
 def run(*argv: str, stdin: str = "", capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Done:

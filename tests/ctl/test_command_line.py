@@ -1,11 +1,14 @@
 """The command line itself: help, mistakes, what is spoken to, exit codes, completion."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from ipamd import __version__
@@ -24,6 +27,33 @@ def test_help_has_examples(ipamctl: Run, argv: list[str]) -> None:
     done = ipamctl(*argv, "--help")
     assert (done.code, done.err) == (0, "")
     assert "Examples:\n  " in done.out
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    """The names that lead to each command below one."""
+    if not isinstance(command, click.Group):
+        yield path
+        return
+    for name in command.list_commands(click.Context(command)):
+        inner = command.get_command(click.Context(command), name)
+        assert inner is not None
+        yield from commands(inner, *path, name)
+
+
+@pytest.mark.parametrize("path", list(commands(cli)), ids=" ".join)
+def test_the_examples_are_command_lines(ipamctl: Run, path: tuple[str, ...]) -> None:
+    """Each example in the help of a command is a line that the command line takes."""
+    _, _, examples = ipamctl(*path, "--help").out.partition("Examples:\n")
+    lines = [line for line in re.findall(r"ipamctl [^|>\n]*", examples) if not line.startswith("ipamctl --help")]
+    assert lines
+    for line in lines:
+        command, words = cli, shlex.split(line.rstrip(')"'))[1:]
+        while True:
+            context = command.make_context(command.name, words, resilient_parsing=False)
+            if not isinstance(command, click.Group):
+                break
+            words = [*context._protected_args, *context.args]
+            _name, command, words = command.resolve_command(context, words)
 
 
 def test_help_lists_all_commands(ipamctl: Run) -> None:

@@ -110,10 +110,12 @@ def test_a_record_that_is_none(ctl: Ctl) -> None:
 
 def test_many_records_come_in_pages(ctl: Ctl) -> None:
     """More pools than a page, and more bytes, are all shown."""
+    pools = {}
     for number in range(620):
         spec = {"cidr": f"10.{number // 256}.{number % 256}.0/24", "note": "x" * 4000}
         pool = {"metadata": {"name": f"p{number:03}"}, "spec": spec}
-        ctl.place.put(f"/calico/resources/v3/projectcalico.org/ippools/p{number:03}", json.dumps(pool).encode())
+        pools[f"/calico/resources/v3/projectcalico.org/ippools/p{number:03}"] = json.dumps(pool)
+    ctl.load(pools)
     assert len(ctl.ok("get ippools -o name").splitlines()) == 620
     named = [f"p{number:03}" for number in range(619, -1, -1)]
     done = ctl.run("get", "ippools", *named, "-o", "custom-columns=NAME")

@@ -111,8 +111,10 @@ OTHERS = {
     pool({"cidr": "10.0.0.0/16"}, apiVersion="v1"): (
         'read standard input: an IPPool has the apiVersion "v1"; write projectcalico.org/v3'
     ),
-    pool({}, kind="IPPol"): 'read standard input: there is no kind "IPPol"; did you mean IPPool?; the kinds are IPPool',
-    '{"metadata": {}}': "read standard input: a resource has no kind; the kinds are IPPool",
+    pool(
+        {}, kind="IPPol"
+    ): 'read standard input: there is no kind "IPPol"; did you mean IPPool?; the kinds are IPPool, IPReservation',
+    '{"metadata": {}}': "read standard input: a resource has no kind; the kinds are IPPool, IPReservation, IPAMC",
     "just words": 'read standard input: "just words" is no resource; write its apiVersion, kind, ...',
     "a: [": "read standard input: line 1, column 5: expected the node content, but found '<stream end>'; correct the file",
     pool(

@@ -2,18 +2,20 @@
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipamd.ctl.yamls import YamlError, dump, load_all
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
 )
 
 
-@given(st.dictionaries(st.text(), VALUES, min_size=1))
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text(), VALUES, min_size=1, max_size=4))
 def test_what_is_printed_reads_back(document: dict[str, object]) -> None:
     """Every document comes back as it was, by our reader and by PyYAML's own."""
     text = dump(document)

@@ -154,8 +154,9 @@ _PATCH = """\
 @_dry_run
 async def patch(target: Target, kind: Kind, name: str, patch: str, form: str, dry_run: bool) -> None:  # noqa: FBT001
     """Change fields of a record."""
-    from ipamd.ctl.changes import commit, merged, name_of, prepare
+    from ipamd.ctl.changes import check_writable, commit, merged, name_of, prepare
 
+    check_writable("patch", kind)
     asked = _patch(kind, name, patch)
     async with target.records() as records:
         found = (await records.read([kind.key(name)])).records
