@@ -135,7 +135,9 @@ class _Collector(Collector):
         addresses = GaugeMetricFamily(
             "ipamd_addresses", "Addresses of this node's blocks, and borrowed ones", labels=("pool", "state")
         )
-        for name in sorted(ledger.settings.pools):
+        sizes = GaugeMetricFamily("ipamd_pool_addresses", "Addresses of the whole pool, on all nodes", labels=("pool",))
+        for name, pool in sorted(ledger.settings.pools.items()):
+            sizes.add_metric((name,), pool.cidr.size)
             of_pool = ledger.blocks_of(name)
             own = [block for block in of_pool if block.owned]
             blocks.add_metric((name,), len(own))
@@ -152,6 +154,7 @@ class _Collector(Collector):
             }
             for state, count in states.items():
                 addresses.add_metric((name, state), count)
+        yield sizes
         yield blocks
         yield addresses
         ranges = GaugeMetricFamily(

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the tests need of the system and PyPI does not have: the reference CNI plugins, ip, ping, curl, systemd's tools,
-# a C compiler.
+# Prometheus, a C compiler.
 # Installs it when that is possible (root, apt); otherwise says what is missing, and the tests that need it fail in CI
 # and are skipped elsewhere with the same words. Never fails itself.
 set -eu
@@ -12,6 +12,7 @@ command -v ip >/dev/null 2>&1 || need iproute2
 command -v ping >/dev/null 2>&1 || need iputils-ping
 command -v systemd-socket-activate >/dev/null 2>&1 || need systemd
 command -v curl >/dev/null 2>&1 || need curl
+command -v promtool >/dev/null 2>&1 || need prometheus
 command -v cc >/dev/null 2>&1 || need gcc libc6-dev
 [ -n "$missing" ] || exit 0
 
