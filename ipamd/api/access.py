@@ -61,18 +61,18 @@ class Access(Struct, frozen=True):
         return peer.gid == self.group_gid or self.group_gid in peer.groups
 
 
-def peer_of(connection: socket.socket) -> Peer:
+def peer_of(connection: socket.SocketType) -> Peer:
     """Return who connected, as the kernel saw it then; raises OSError for a socket that is not connected."""
     if connection.family != socket.AF_UNIX:
         return UNKNOWN
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
-    if uid in (ROOT, os.geteuid()):
+    if uid == ROOT or uid == os.geteuid():
         return Peer(pid, uid, gid)
     return Peer(pid, uid, gid, _groups_of(connection))
 
 
-def _groups_of(connection: socket.socket) -> tuple[int, ...]:
+def _groups_of(connection: socket.SocketType) -> tuple[int, ...]:
     """Return the peer's supplementary groups; none if it has more than 256, which then count for nothing."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_SIZE)

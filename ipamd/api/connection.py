@@ -1,4 +1,4 @@
-"""One client's connection: a non-blocking socket, the parser of what it sends, and its deadlines as plain values.
+"""One client's connection: a socket, the parser of what it sends, and its deadlines as plain values.
 
 Holds no task and never waits: the server calls ``receive`` and ``send``, and waits between them where it has to;
 the server's sweep and its overload rule read the rest. May import ``access`` and ``http``; of Trio
@@ -6,6 +6,8 @@ only the scope by which a connection is ended.
 """
 
 import socket
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -16,6 +18,7 @@ from ipamd.api.access import Peer
 from ipamd.api.http import Parser
 
 _RECEIVE: Final = 65536  # bytes
+_NOW: Final = int(socket.MSG_DONTWAIT)
 
 
 class Limits(Struct, frozen=True):
@@ -32,18 +35,32 @@ class Limits(Struct, frozen=True):
     """For a response to be taken whole."""
 
 
+def acceptor(listener: socket.socket) -> Callable[[], socket.SocketType]:
+    """Return what accepts a connection that waits at a listening socket; it raises BlockingIOError if there is none.
+
+    The connections are of the plain type, and do not block because each call says so. ``listener.accept()`` and
+    ``settimeout`` would take 200 steps of the interpreter and a system call more: a twentieth of an ADD.
+    """
+    adopt = partial(socket.SocketType, int(listener.family), int(listener.type), listener.proto)
+
+    def accept() -> socket.SocketType:
+        fd, _address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - what accept() itself calls
+        return adopt(fd)
+
+    return accept
+
+
 class Connection:
     """What the server knows of one client. Times are Trio's clock, in seconds."""
 
-    __slots__ = ("begun", "due", "parser", "peer", "replying", "scope", "served", "sock", "unsent", "waiting_since")
+    __slots__ = ("begun", "due", "parser", "peer", "replying", "scope", "sock", "unsent", "waiting_since")
 
-    def __init__(self, sock: socket.socket, peer: Peer, limits: Limits, now: float) -> None:
-        sock.settimeout(0)
+    def __init__(self, sock: socket.SocketType, peer: Peer, limits: Limits, now: float) -> None:
         self.sock = sock
         self.peer = peer
         self.parser = Parser(limits.max_head, limits.max_body)
-        self.scope = trio.CancelScope()
-        """Cancelling it ends the connection, whatever its task is waiting for."""
+        self.scope: trio.CancelScope | None = None
+        """Cancelling it ends the connection, whatever its task is waiting for; None while it has no task."""
         self.begun: float | None = now
         """When the request being received began (the first: at the accept); None while none is."""
         self.due = inf
@@ -54,8 +71,6 @@ class Connection:
         """What the socket has not taken yet of what was sent."""
         self.replying = False
         """Whether a request was read of whose reply nothing was sent."""
-        self.served = False
-        """Whether a request was answered."""
 
     def expect(self, now: float, limits: Limits) -> None:
         """Set the deadline of a wait for input, by what is still to come: the rest of a request or a new one."""
@@ -68,7 +83,7 @@ class Connection:
     def receive(self) -> bytes | None:
         """Return what has arrived: None if nothing has, no bytes if the client hung up."""
         try:
-            return self.sock.recv(_RECEIVE)
+            return self.sock.recv(_RECEIVE, _NOW)
         except BlockingIOError:
             return None
         except OSError:
@@ -77,7 +92,7 @@ class Connection:
     def send(self, data: bytes | memoryview) -> bool:
         """Send what the socket takes now, and keep the rest in ``unsent``; False if the client hung up."""
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(data, _NOW)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -85,10 +100,15 @@ class Connection:
         self.unsent = b"" if sent == len(data) else memoryview(data)[sent:]
         return True
 
+    def end(self) -> None:
+        """End the connection, whatever its task waits for."""
+        if self.scope is not None:
+            self.scope.cancel()
+
     def has_input(self) -> bool:
         """Whether something has arrived that was not received."""
         try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK))
+            return bool(self.sock.recv(1, socket.MSG_PEEK | _NOW))
         except OSError:
             return False
 

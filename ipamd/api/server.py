@@ -29,7 +29,7 @@ from typing import Final
 import trio
 
 from ipamd.api.access import Peer, peer_of
-from ipamd.api.connection import Connection, Limits
+from ipamd.api.connection import Connection, Limits, acceptor
 from ipamd.api.http import CONTINUE, BadRequestError, Request, Response, serialize
 from ipamd.api.refusals import CRASHED, OVERLOADED, STOPPING, TOO_SLOW, refusal
 from ipamd.core.errors import Code
@@ -119,16 +119,18 @@ class Server:
         for accepting in self._accepting.values():
             accepting.cancel()
         for connection in self._connections:
-            connection.scope.deadline = self._stop_at
-            if connection.waiting_since is not None and not connection.has_input():
-                connection.scope.cancel()
+            if connection.scope is not None:
+                connection.scope.deadline = self._stop_at
+                if connection.waiting_since is not None and not connection.has_input():
+                    connection.scope.cancel()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        accept = acceptor(listener)
         while True:
             await trio.lowlevel.wait_readable(listener)
             for _ in range(_ACCEPT_TURN):
                 try:
-                    sock, _address = listener.accept()
+                    sock = accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -141,7 +143,7 @@ class Server:
                 else:
                     self._admit(sock, nursery)
 
-    def _admit(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+    def _admit(self, sock: socket.SocketType, nursery: trio.Nursery) -> None:
         """Start serving a connection, or turn it away if too many are busy."""
         connection = Connection(sock, peer_of(sock), self._limits, trio.current_time())
         if len(self._connections) >= self._limits.max_connections and not self._evict():
@@ -149,7 +151,6 @@ class Server:
             connection.send(OVERLOADED)
             sock.close()
             return
-        connection.scope.deadline = self._stop_at
         self._connections.add(connection)
         try:
             wait = self._advance(connection)
@@ -157,9 +158,11 @@ class Server:
             self._crash(connection, error)
             wait = None
         if wait is None:
-            self._close(connection)
+            self._connections.discard(connection)
+            sock.close()
         else:
-            nursery.start_soon(self._run, connection, wait)
+            connection.scope = trio.CancelScope(deadline=self._stop_at)
+            nursery.start_soon(self._run, connection, connection.scope, wait)
 
     def _evict(self) -> bool:
         """Close the connection that has been idle for longest, or else kept us waiting; never one that we keep waiting.
@@ -171,7 +174,7 @@ class Server:
                 del waiting[oldest]
                 self._connections.discard(oldest)
                 oldest.begun = None  # not its slowness ends it: nothing is said
-                oldest.scope.cancel()
+                oldest.end()
                 return True
         return False
 
@@ -184,15 +187,15 @@ class Server:
             now = trio.current_time()
             for connection in self._connections:
                 if connection.due <= now:
-                    connection.scope.cancel()
+                    connection.end()
 
-    async def _run(self, connection: Connection, wait: Wait | None) -> None:
+    async def _run(self, connection: Connection, scope: trio.CancelScope, wait: Wait | None) -> None:
         """Serve a connection that has to wait, until its close. Cancelling its scope ends it at any point."""
         try:
-            with connection.scope:
+            with scope:
                 while wait is not None and await wait():
                     wait = self._advance(connection)
-            if connection.scope.cancelled_caught:
+            if scope.cancelled_caught:
                 self._explain(connection)
         except Exception as error:  # noqa: BLE001 - with _admit the one boundary that turns an error into a reply
             self._crash(connection, error)
@@ -253,7 +256,6 @@ class Server:
         keep_alive = request.keep_alive and not response.close and self._stop_at == inf
         data = serialize(response, keep_alive=keep_alive, omit_body=request.method == "HEAD")
         connection.replying = False
-        connection.served = True
         if not connection.send(data):
             return False
         if self._after_reply is not None and not connection.unsent:

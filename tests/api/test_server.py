@@ -514,14 +514,14 @@ class Faulty(socket.socket):
     faults: tuple[int, ...] = ()
     calls = 0
 
-    def accept(self):
+    def _accept(self):
         """Fail, or accept."""
         self.calls += 1
         if self.faults:
             first, *rest = self.faults
             self.faults = tuple(rest)
             raise OSError(first, os.strerror(first))
-        return super().accept()
+        return super()._accept()
 
 
 async def test_running_out_of_descriptors_is_waited_out(tmp_path, mock_clock):
@@ -742,8 +742,8 @@ async def test_a_connection_accepted_while_stopping(tmp_path, mock_clock):
     """A client that is accepted at the moment of the stop and says nothing does not hold it up."""
 
     class Stopping(socket.socket):
-        def accept(self):
-            accepted = super().accept()
+        def _accept(self):
+            accepted = super()._accept()
             run.server.stop(grace=30)
             return accepted
 
