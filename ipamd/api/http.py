@@ -17,8 +17,10 @@ May import nothing of ipamd. Bytes and time are the caller's: no socket, no cloc
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import repeat
 from typing import Final
 
 from msgspec import Struct
@@ -28,6 +30,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 MAX_LINE: Final = 8000
 """Longest request line, in bytes: what RFC 9112 section 3 asks every server to take."""
 
+_NO_CONTENT: Final = int(HTTPStatus.NO_CONTENT)
 _LEGAL: Final = bytes(octet for octet in range(256) if (octet >= 0x20 and octet != 0x7F) or octet in b"\t\r\n")
 _REQUEST_LINE: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]+) HTTP/([0-9])\.([0-9])")
 _TARGET: Final = re.compile(r"(/[!\"$->@-~]*)(?:\?([!\"$-~]*))?")
@@ -129,10 +132,13 @@ class Parser:
 
     def next(self) -> Request | None:
         """Return the next request, None if it is not complete yet; raises BadRequestError."""
-        head = self._head or self._take_head()
-        if head is None or not self._length:
-            self._head = None
-            return head
+        head = self._head
+        if head is None:
+            if self._at == len(self._buffer):
+                return None
+            head = self._take_head()
+            if head is None or not self._length:
+                return head
         body_end = self._at + self._length
         if len(self._buffer) < body_end:
             self._head = head
@@ -146,8 +152,6 @@ class Parser:
     def _take_head(self) -> Request | None:
         """Return the next request without its body, whose length it sets; None if its head is not complete."""
         buffer, at = self._buffer, self._at
-        if at == len(buffer):
-            return None
         end = buffer.find(b"\r\n\r\n", max(at, self._checked - 3), at + self._max_head)
         if end < 0:
             self._check_incomplete()
@@ -157,7 +161,7 @@ class Parser:
         if len(lines[0]) > MAX_LINE:
             raise BadRequestError(414, f"its request line is longer than {MAX_LINE} bytes")
         method, path, query, modern = _parse_request_line(lines[0])
-        headers = _parse_fields(lines)
+        headers = _parse_fields(lines[1:])
         length = _body_length(headers, self._max_body, modern=modern)
         expect = headers.get("expect")
         if expect is not None and expect.lower() != "100-continue":
@@ -221,19 +225,26 @@ def _field_name(name: str) -> str:
 
 
 def _parse_fields(lines: list[str]) -> dict[str, str]:
-    """Return the fields of a head; its first line is the request line."""
+    """Return the fields in the lines of a head after the first."""
+    if not lines:
+        return {}
+    # Without a loop: each step of the interpreter is one for each field of each request.
+    names, colons, values = zip(*map(str.partition, lines, repeat(":")), strict=True)
+    if "" in colons:
+        raise BadRequestError(400, "a line after the first has no colon")
+    keys = tuple(map(_field_name, names))
+    values = tuple(map(str.strip, values, repeat(" \t")))
+    headers = dict(zip(keys, values, strict=True))
+    return headers if len(headers) == len(keys) else _join_lists(keys, values)
+
+
+def _join_lists(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """Return fields of which some appear more than once: as if each list were in one."""
     headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise BadRequestError(400, "a line after the first has no colon")
-        key = _field_name(name)
-        value = value.strip(" \t")
-        if key in headers:
-            if key not in _LISTS:
-                raise BadRequestError(400, f"it has two {key} fields")
-            value = f"{headers[key]}, {value}"
-        headers[key] = value
+    for key, value in zip(keys, values, strict=True):
+        if key in headers and key not in _LISTS:
+            raise BadRequestError(400, f"it has two {key} fields")
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
     return headers
 
 
@@ -257,6 +268,7 @@ def _body_length(headers: dict[str, str], limit: int, *, modern: bool) -> int:
     return size
 
 
+@lru_cache(maxsize=16)
 def _has_close(connection: str) -> bool:
     """Whether a Connection field has the option ``close``."""
     return any(option.strip(" \t").lower() == "close" for option in connection.split(","))
@@ -268,22 +280,21 @@ def serialize(response: Response, *, keep_alive: bool, omit_body: bool = False) 
     Raises ValueError for an extra field that would not stay within its line.
     """
     body = response.body
-    head = _head(response.status, response.content_type, keep_alive=keep_alive and not response.close)
-    extra = _extra(response.headers) if response.headers else b""
-    if response.status == HTTPStatus.NO_CONTENT:
-        return b"%b%b\r\n" % (head, extra)
-    return b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(body), extra, b"" if omit_body else body)
+    head = _head(response.status, response.content_type, response.headers, keep_alive and not response.close)
+    if response.status == _NO_CONTENT:
+        return head + b"\r\n"
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), b"" if omit_body else body)
 
 
 @lru_cache(maxsize=128)
-def _head(status: int, content_type: str, *, keep_alive: bool) -> bytes:
+def _head(status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep_alive: bool) -> bytes:  # noqa: FBT001 - a key of the cache
     """Return the part of a response that few responses differ in; cached for that."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    if status != HTTPStatus.NO_CONTENT:
+    if status != _NO_CONTENT:
         lines.append(f"Content-Type: {content_type}")
     if not keep_alive:
         lines.append("Connection: close")
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii") + _extra(headers)
 
 
 def _extra(headers: tuple[tuple[str, str], ...]) -> bytes:
