@@ -31,7 +31,6 @@ from ipamd.api.routes import Asked, Reports, Router, public, table
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind, from_systemd, inode
 from ipamd.api.spool import Spool
-from ipamd.api.steps import Stages
 from ipamd.api.takeover import Takeover
 from ipamd.api.tunnels import Tunnels
 from ipamd.api.waiting import Waiting
@@ -230,6 +229,7 @@ class Daemon:
         hurry = partial(self._wake, hurry=True)
         self.durability = Durability(self.ledger, journal.append, journal.sync, hurry)
         durable = {"journal": None, "fsync": self.durability.synced, "etcd": self.durability.flushed}[config.durability]
+        self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.handlers = Handlers(
             self.ledger,
             self.waiting,
@@ -238,7 +238,7 @@ class Daemon:
             journal.append,
             journal.owe,
             self._wake,
-            self._observe,
+            self.metrics.request,
             durable,
         )
         self.tunnels = Tunnels(
@@ -257,7 +257,6 @@ class Daemon:
             self.survey.pod_gone = self.cluster.gone
         self.report.survey = self.survey
         self.house.elsewhere = lambda: self.survey.findings
-        self.metrics = Metrics(self.ledger, lambda: self.report.measures(self._now().boot))
         self.events = Events(lambda: now().unix)
         self.report.began = now().boot
         self.report.requests, self.report.failures = self.metrics.requests, self.events.failures
@@ -586,10 +585,6 @@ class Daemon:
         return Seen(error=f"the store did not answer within {PATIENCE:g} s")
 
     # --- what others are told ---------------------------------------------------------------------------------
-
-    def _observe(self, stages: Stages, code: int) -> None:
-        spent = {"queue": stages.queue, "decide": stages.decide, "journal": stages.journal, "wait": stages.wait}
-        self.metrics.request(stages.verb, code, stages.total, spent)
 
     def _served(self, request: Request, response: Response, peer: Peer) -> None:
         if request.path != "/v1/cni":

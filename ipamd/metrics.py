@@ -5,10 +5,13 @@ What happens is counted as it happens (requests); what is, is read from the ledg
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -22,7 +25,20 @@ BUCKETS = (
 )  # fmt: skip
 """Seconds: from a request answered from memory (tens of microseconds) to one that waited for a block."""
 
-_BOUNDS = tuple(round(seconds * 1e9) for seconds in BUCKETS)
+_bucket = partial(bisect_left, [round(seconds * 1e9) for seconds in BUCKETS])
+_TOGETHER = 256
+"""Requests to count at once: in half a millisecond."""
+
+
+class Timed(Protocol):
+    """A request that is over: how long it and its stages took, in ns; 0 for stages that did not happen."""
+
+    verb: str
+    total: int
+    queue: int
+    decide: int
+    journal: int
+    wait: int
 
 
 class Metrics:
@@ -30,38 +46,41 @@ class Metrics:
 
     def __init__(self, ledger: Ledger, facts: Callable[[], Mapping[str, float]]) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "ipamd_requests", "CNI requests by verb and outcome (CNI error code, 0: success)", ("verb", "code"),
-            registry=self.registry,
-        )  # fmt: skip
         Info("ipamd_build", "The running version", registry=self.registry).info({"version": __version__})
         Gauge(
             "ipamd_start_time_seconds", "When the daemon started, Unix time", registry=self.registry
         ).set_to_current_time()
-        self._counters: dict[tuple[str, int], Callable[[], None]] = {}
+        self._requests: Counter[tuple[str, int]] = Counter()
         self._by_verb: dict[str, _Durations] = {}
         self._by_stage = {stage: _Durations() for stage in ("queue", "decide", "journal", "wait")}
-        self.registry.register(_Collector(ledger, facts, self._by_verb, self._by_stage))
+        self._over: list[tuple[Timed, int]] = []
+        self.registry.register(_Collector(ledger, facts, self._count, self._requests, self._by_verb, self._by_stage))
 
-    def request(self, verb: str, code: int, nanoseconds: int, stages: Mapping[str, int]) -> None:
-        """Count one request; ``stages`` are ns by stage, 0 for those that did not happen."""
-        known = verb if verb in _VERBS else "other"
-        count = self._counters.get((known, code))
-        if count is None:
-            count = self._counters[known, code] = self._requests.labels(known, str(code)).inc
-            self._by_verb.setdefault(known, _Durations())
-        count()
-        self._by_verb[known].observe(nanoseconds)
-        for stage, spent in stages.items():
-            if spent:
-                self._by_stage[stage].observe(spent)
+    def request(self, timed: Timed, code: int) -> None:
+        """Note a request that is over. It is counted with others: that costs less, and not on the way to a reply."""
+        self._over.append((timed, code))
+        if len(self._over) >= _TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        """Count the requests that are over."""
+        over, self._over = self._over, []
+        by_verb: dict[str, list[int]] = {}
+        for timed, code in over:
+            verb = timed.verb if timed.verb in _VERBS else "other"
+            self._requests[verb, code] += 1
+            by_verb.setdefault(verb, []).append(timed.total)
+        for verb, spent in by_verb.items():
+            self._by_verb.setdefault(verb, _Durations()).add(spent)
+        for stage, durations in self._by_stage.items():
+            durations.add([spent for timed, _code in over if (spent := getattr(timed, stage))])
 
     def requests(self) -> dict[str, dict[str, int]]:
         """How many requests there were since the start, by verb and code (0: success)."""
+        self._count()
         counts: dict[str, dict[str, int]] = {}
-        for sample in (sample for metric in self._requests.collect() for sample in metric.samples):
-            if sample.name == "ipamd_requests_total":
-                counts.setdefault(sample.labels["verb"], {})[sample.labels["code"]] = int(sample.value)
+        for (verb, code), count in self._requests.items():
+            counts.setdefault(verb, {})[str(code)] = count
         return counts
 
     def exposition(self, accept: str = "") -> tuple[str, bytes]:
@@ -74,7 +93,10 @@ _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
 
 
 class _Durations:
-    """A histogram of durations. prometheus_client's own is for threads: five of them would be a tenth of an ADD."""
+    """A histogram of durations: how many by bucket, and their sum in ns.
+
+    prometheus_client's own, and its counters, are for threads: those of one request would be a tenth of an ADD.
+    """
 
     __slots__ = ("_counts", "_total")
 
@@ -82,10 +104,11 @@ class _Durations:
         self._counts = [0] * (len(BUCKETS) + 1)
         self._total = 0
 
-    def observe(self, nanoseconds: int) -> None:
-        """Count one duration."""
-        self._counts[bisect_left(_BOUNDS, nanoseconds)] += 1
-        self._total += nanoseconds
+    def add(self, durations: Sequence[int]) -> None:
+        """Count durations (ns)."""
+        for bucket, count in Counter(map(_bucket, durations)).items():
+            self._counts[bucket] += count
+        self._total += sum(durations)
 
     def add_to(self, family: HistogramMetricFamily, label: str) -> None:
         """Show it as one series of a metric."""
@@ -100,13 +123,23 @@ class _Collector(Collector):
         self,
         ledger: Ledger,
         facts: Callable[[], Mapping[str, float]],
+        count: Callable[[], None],
+        requests: Mapping[tuple[str, int], int],
         by_verb: Mapping[str, _Durations],
         by_stage: Mapping[str, _Durations],
     ) -> None:
-        self._ledger, self._facts, self._by_verb, self._by_stage = ledger, facts, by_verb, by_stage
+        self._ledger, self._facts, self._count = ledger, facts, count
+        self._requests, self._by_verb, self._by_stage = requests, by_verb, by_stage
 
     def collect(self) -> Iterator[Metric]:
-        """All histograms and gauges, and the counters that others keep."""
+        """All metrics that change."""
+        self._count()
+        requests = CounterMetricFamily(
+            "ipamd_requests", "CNI requests by verb and outcome (CNI error code, 0: success)", labels=("verb", "code")
+        )
+        for (verb, code), count in self._requests.items():
+            requests.add_metric((verb, str(code)), count)
+        yield requests
         yield from self._durations()
         yield from self._addresses()
         yield from self._reserves()
