@@ -6,6 +6,7 @@ to 1.0.0; the answer is in the version that the configuration names.
 """
 
 import re
+from functools import lru_cache
 
 import msgspec
 from msgspec import Raw, Struct
@@ -20,7 +21,10 @@ from ipamd.core.records import MALFORMED
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The versions of the specification that are spoken, oldest first."""
 
-_SINCE = {"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
+_VERSIONS_OF = {
+    verb: VERSIONS[VERSIONS.index(since) :]
+    for verb, since in (("ADD", "0.1.0"), ("DEL", "0.1.0"), ("CHECK", "0.4.0"), ("STATUS", "1.1.0"), ("GC", "1.1.0"))
+}
 
 _REQUIRED = {
     "ADD": ("cni-containerid", "cni-netns", "cni-ifname"),
@@ -119,15 +123,22 @@ class Invocation(Struct, frozen=True):
     started: int
 
 
-_decode_config = msgspec.json.Decoder(NetworkConfig).decode
+_decode = msgspec.json.Decoder(NetworkConfig).decode
+_USUAL = 4096
+"""Bytes of a configuration that is remembered with its meaning: a node has few, and all its pods come with them."""
 
 
 def read_config(request: Request) -> NetworkConfig:
-    """The configuration in a request's body; raises RefusedError (6, 7 or 1)."""
+    """The configuration in a request's body, which others may share; raises RefusedError (6, 7 or 1)."""
+    body = request.body
+    return _read_usual(body) if len(body) <= _USUAL else _read_config(body)
+
+
+def _read_config(body: bytes) -> NetworkConfig:
     try:
-        config = _decode_config(request.body)
+        config = _decode(body)
     except msgspec.ValidationError as error:
-        config = _without_nulls(request.body, error)
+        config = _without_nulls(body, error)
     except MALFORMED as error:
         raise RefusedError(
             Code.UNDECODABLE, f"cannot read the network configuration: it is not JSON ({error}); correct it"
@@ -146,7 +157,7 @@ def read_config(request: Request) -> NetworkConfig:
 def _without_nulls(body: bytes, error: msgspec.ValidationError) -> NetworkConfig:
     """The configuration without the keys that are null: as absent, to every plugin in Go. Raises RefusedError (7)."""
     try:
-        return _decode_config(msgspec.json.encode(_pruned(msgspec.json.decode(body))))
+        return _decode(msgspec.json.encode(_pruned(msgspec.json.decode(body))))
     except MALFORMED:
         raise RefusedError(
             Code.INVALID_CONFIGURATION, f"cannot use the network configuration: {error}; correct the CNI configuration"
@@ -159,6 +170,9 @@ def _pruned(value: object) -> object:
     return [_pruned(each) for each in value] if isinstance(value, list) else value
 
 
+_read_usual = lru_cache(maxsize=32)(_read_config)
+
+
 def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> Invocation:
     """The call that a request and its configuration make; ``arrival`` is CLOCK_BOOTTIME (ns).
 
@@ -168,10 +182,10 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
     command = headers.get("cni-command", "")
     if command not in _REQUIRED:
         raise _environment(f"CNI_COMMAND is {command!r}, not one of {', '.join(_REQUIRED)}")
-    if VERSIONS.index(config.cniVersion) < VERSIONS.index(_SINCE[command]):
+    if config.cniVersion not in _VERSIONS_OF[command]:
         raise RefusedError(Code.INCOMPATIBLE_VERSION, f"plugin version does not allow {command}")
-    missing = [name for name in _REQUIRED[command] if not headers.get(name)]
-    if missing:
+    if not all(map(headers.get, _REQUIRED[command])):
+        missing = [name for name in _REQUIRED[command] if not headers.get(name)]
         raise _environment(f"{', '.join(_variable(name) for name in missing)} must be set for {command}")
     container, interface = headers.get("cni-containerid", ""), headers.get("cni-ifname", "")
     if container and (not _NAME.fullmatch(container) or len(container) > _MAX_NAME):
@@ -220,11 +234,12 @@ def read_args(text: str) -> dict[str, str]:
     if _NOT_TEXT.search(text):
         raise _environment("CNI_ARGS is not UTF-8")
     args = {}
-    for pair in filter(None, text.split(";")):
+    for pair in text.split(";"):
         key, equals, value = pair.partition("=")
-        if not equals:
+        if equals:
+            args[key] = value
+        elif pair:
             raise _environment(f"CNI_ARGS has {pair[:80]!r}, which is not KEY=VALUE")
-        args[key] = value
     return args
 
 
