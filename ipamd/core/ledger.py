@@ -98,6 +98,8 @@ class Ledger:
         """Whether an operator wants that: it lasts over a restart."""
         self._revisions: dict[str, int] = {}
         self._by_pool: dict[str, list[Block]] = {}
+        self._pools: dict[str, str] = {}
+        """The names of the pools of ``_by_pool`` by block."""
 
     # --- whether anything is assigned at all ------------------------------------------------------------------
 
@@ -270,9 +272,10 @@ class Ledger:
 
     def unclaimed(self, attachment: Attachment, handles: Iterable[str], started: int) -> list[Released]:
         """The facts that release what the store has under these handles and no attachment is known to hold."""
-        facts = []
-        for handle in handles:
-            places = tuple(block.place(ordinal) for block in self.blocks.values() for ordinal in block.under(handle))
+        facts: list[Released] = []
+        blocks = [b for b in self.blocks.values() if b.adopted or b.tunnels or b.contested]  # mostly none
+        for handle in handles if blocks else ():
+            places = tuple(block.place(ordinal) for block in blocks for ordinal in block.under(handle))
             if places:
                 facts.append(Released(attachment, handle, places, started))
         return facts
@@ -312,8 +315,10 @@ class Ledger:
 
     def _adopt(self, handle: str, family: int) -> Place | None:
         for block in self.blocks.values():
-            if block.net.family == family and (ordinals := block.adopted.get(handle) or block.tunnels.get(handle)):
-                return block.place(ordinals[0])
+            if (block.adopted or block.tunnels) and block.net.family == family:
+                ordinals = block.adopted.get(handle) or block.tunnels.get(handle)
+                if ordinals:
+                    return block.place(ordinals[0])
         return None
 
     def choose(self, request: AddRequest, family: int, now: int) -> Place | Shortage:
@@ -356,9 +361,9 @@ class Ledger:
 
     def _note_drain(self, places: list[Place], now: int) -> None:
         for place in places:
-            pool = self.pool_of(self.blocks[place.block])
+            pool = self._pools.get(place.block)
             if pool is not None:
-                self.reserve(pool.name, now).drained(self.available(pool.name), now)
+                self.reserve(pool, now).drained(self.available(pool), now)
 
     def settle(self) -> bool:
         """Take back what was given up and needs no transaction (``Block.settle``); whether there was any."""
@@ -410,7 +415,10 @@ class Ledger:
                 self.ranges.apply(fact)
 
     def _apply_assigned(self, fact: Assigned) -> None:
-        earlier = {held.attachment: held for held in (self.holdings.get(fact.attachment),) if held is not None}
+        earlier: dict[Attachment, Assigned] = {}
+        held = self.holdings.get(fact.attachment)
+        if held is not None:
+            earlier[held.attachment] = held
         for place in fact.places:
             held = self._block(place.block).desired.get(place.ordinal)
             if held is not None:
@@ -519,10 +527,12 @@ class Ledger:
 
     def _sort_blocks(self) -> None:
         self._by_pool = {name: [] for name in self.settings.pools}
+        self._pools = {}
         for block in self.blocks.values():
             pool = self.pool_of(block)
             if pool is not None and keys.block_key(block.net) not in self.damaged:
                 self._by_pool[pool.name].append(block)
+                self._pools[block.cidr] = pool.name
         for blocks in self._by_pool.values():
             blocks.sort(key=lambda block: not block.owned)
 
@@ -590,7 +600,7 @@ class Ledger:
 
     def available(self, pool: str) -> int:
         """How many addresses of a pool can be handed out from memory."""
-        return sum(block.available for block in self._by_pool.get(pool, ()))
+        return sum([block.reserve_bits.bit_count() for block in self._by_pool.get(pool, ())])
 
     @property
     def drained(self) -> bool:
