@@ -46,18 +46,23 @@ def result(config: NetworkConfig, addresses: Sequence[ResultAddress]) -> bytes:
     gateway that is written with a prefix length is on the pod's link, and the address has that mask. (The main plugin
     ``ptp`` needs it for IPv4: it sets routes via the gateway when only the address's own mask can reach it.)
     """
-    calico = config.ipam.type == "calico-ipam"
-    gateways = {} if calico else _gateways(config.ipam)
-    ips, routes = [], []
+    if config.ipam.type == "calico-ipam":
+        return _calico_result(config.cniVersion, tuple(addresses))
+    gateways = _gateways(config.ipam)
+    ips = []
     for each in addresses:
         gateway = gateways.get(each.family)
-        prefix = each.prefix if calico else gateway.prefix if gateway else BITS[each.family]
+        prefix = gateway.prefix if gateway else BITS[each.family]
         ips.append((each.family, f"{each.address}/{prefix}", gateway.address if gateway else ""))
-        if calico:
-            routes.append((each.family, Route(f"{each.address}/{prefix}")))
-    if not calico:
-        routes = [read_route(route) for route in config.ipam.routes or ()]
+    routes = [read_route(route) for route in config.ipam.routes or ()]
     return encode(config.cniVersion, ips, routes)
+
+
+@lru_cache(maxsize=1024)
+def _calico_result(version: str, addresses: tuple[ResultAddress, ...]) -> bytes:
+    """The success of an ADD of ``calico-ipam``; remembered, as a node's addresses come round again and again."""
+    texts = [(each.family, f"{each.address}/{each.prefix}") for each in addresses]
+    return encode(version, [(*each, "") for each in texts], [(family, Route(text)) for family, text in texts])
 
 
 def encode(
