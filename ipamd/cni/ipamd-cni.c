@@ -91,6 +91,7 @@ static struct buffer head = {head_room, 0, sizeof head_room, false};
 static struct buffer answer = {answer_room, 0, sizeof answer_room, false};
 static struct configuration config;
 static bool is_del; /* and its request is built: it can be kept */
+static int64_t began; /* when the plugin was started, by CLOCK_BOOTTIME in ns */
 
 #define FAIL(code, details, ...) fail(code, details, (const char *const[]){__VA_ARGS__, NULL})
 static _Noreturn void fail(int code, const char *details, const char *const *words);
@@ -409,17 +410,18 @@ static void build_head(const char *plugin, int64_t started)
 static char spool_file[128]; /* the name of the kept request, after the dot that hides it while it is written */
 
 /* ".<boot id>.<start>.<process>": in one boot the order of the names is the order of the DELs. */
-static bool name_file(int64_t started)
+static bool name_file(void)
 {
     char boot[36], number[20];
+    int64_t start = began;
     struct buffer name = {spool_file, 0, sizeof spool_file, false};
     int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
     bool known = fd >= 0 && read(fd, boot, sizeof boot) == (ssize_t)sizeof boot;
 
     if (fd >= 0)
         close(fd);
-    for (size_t i = sizeof number; i-- > 0; started /= 10)
-        number[i] = (char)('0' + started % 10);
+    for (size_t i = sizeof number; i-- > 0; start /= 10)
+        number[i] = (char)('0' + start % 10);
     put_text(&name, ".");
     put(&name, boot, sizeof boot);
     put_text(&name, ".");
@@ -448,6 +450,9 @@ static const char *keep_request(void)
 {
     const char *spool = getenv("IPAMD_SPOOL_DIR");
     struct stat owner;
+
+    if (!name_file())
+        return "the DEL could not be kept: the boot id of this host cannot be read";
     int directory = open(spool != NULL && *spool != '\0' ? spool : DEFAULT_SPOOL, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (directory < 0 || fstat(directory, &owner) != 0)
@@ -636,7 +641,8 @@ static int ask_daemon(const char *command, const char *plugin, int64_t started)
     const char *why;
 
     build_head(plugin, started);
-    is_del = strcmp(command, "DEL") == 0 && name_file(started);
+    began = started;
+    is_del = strcmp(command, "DEL") == 0;
     if (is_del && connect_ms > CONNECT_DEL_MS)
         connect_ms = CONNECT_DEL_MS;
     int64_t window = started + connect_ms * 1000000;
