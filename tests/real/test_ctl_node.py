@@ -280,7 +280,7 @@ def test_a_node_with_fifty_pods_of_host_local_is_taken_over(daemon: Daemon, tmp_
     told = ok(daemon, "import", "host-local", "--data-dir", str(data), "--", "sh", "-c", "echo installed")
     assert re.fullmatch(
         rf"took over 100 addresses of 1 network\ninstalled\nmoved {data}/k8s-pod-network to "
-        rf"{data}\.imported/k8s-pod-network-\d+T\d+Z\n",
+        rf"{data}\.imported/k8s-pod-network-\d+T\d+\.\d+Z\n",
         told,
     )
     assert held(daemon) == given

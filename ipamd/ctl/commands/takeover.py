@@ -128,7 +128,7 @@ def _run(then: Sequence[str]) -> None:
 def _move_away(folder: Path) -> Path:
     """Rename a network's folder, which no host-local looks for any more; returns where it is."""
     away = folder.parent.with_name(folder.parent.name + _IMPORTED)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:
         away.mkdir(mode=0o755, exist_ok=True)
         return folder.rename(away / f"{folder.name}-{stamp}")
