@@ -173,7 +173,9 @@ def on_terminal(daemon: Daemon, columns: int, *argv: str, end: bytes = b"") -> t
     """Run the program on a terminal of so many columns; ``end``: what is typed when it has printed something."""
     mine, its = pty.openpty()
     termios.tcsetwinsize(its, (24, columns))
-    command = ("setsid", "--ctty", "--wait", sys.executable, "-m", "ipamd.ctl", "--socket", str(daemon.socket), *argv)
+    # Ctrl-C counts even if these tests were started in a shell's background, which has it ignored.
+    terminal = ("env", "--default-signal=INT", "setsid", "--ctty", "--wait")
+    command = (*terminal, sys.executable, "-m", "ipamd.ctl", "--socket", str(daemon.socket), *argv)
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=env) as ran:
         os.close(its)
