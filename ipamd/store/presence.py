@@ -30,6 +30,9 @@ PAUSE = TTL / 3
 RETRY = 1.0
 """Between two looks while another host serves, or the store does not answer (s)."""
 
+SOON = 0.1
+"""How often it is seen whether the store was read (s)."""
+
 
 class Host(Struct, frozen=True):
     """Who serves a node: the host's name, its machine id ("" if it has none), this boot, and the state file's name."""
@@ -70,6 +73,9 @@ class Presence:
         """Hold the node's record for ever, or yield to who does."""
         told = ""
         while True:
+            if not self._ledger.synced:  # what answers may be another cluster: nothing is written before it was read
+                await trio.sleep(SOON)
+                continue
             pause = PAUSE
             try:
                 await self._turn()

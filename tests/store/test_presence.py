@@ -13,7 +13,7 @@ from ipamd.core import keys
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Fact
 from ipamd.store.base import HistoryError, StoreRefusedError
-from ipamd.store.presence import PAUSE, TTL, Host, Presence
+from ipamd.store.presence import PAUSE, SOON, TTL, Host, Presence
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 
@@ -60,7 +60,7 @@ async def serving(host: Host, store: MemoryStore, *, look: bool = True) -> Async
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.presence.run)
         async with server.node.running(look=look):
-            await trio.sleep(0.1)
+            await trio.sleep(SOON + 0.1)
             yield server
         nursery.cancel_scope.cancel()
 
@@ -150,6 +150,7 @@ async def test_nobody_yields_while_the_store_is_away(autojump_clock: MockClock, 
             assert server.rival == ""
             assert (await server.node.add(add_request("a"))).places
             store.away = False
+            server.node.ledger.synced = True  # it was read
             await trio.sleep(2)
             assert server.rival == str(FIRST)
             nursery.cancel_scope.cancel()
