@@ -57,7 +57,9 @@ def test_a_damaged_state_file_costs_no_pod_its_address(
     assert kept in line
     for word in ("cannot read the state file", "had not reached the store", "kept from everybody for 3600 s"):
         assert word in line
-    assert {view["address"] for view in daemon.get("/v1/allocations")} == {a for (a,) in flushed.values()}
+    allocated = {view["address"] for view in daemon.get("/v1/allocations")}
+    before = {address for (address,) in flushed.values()}
+    assert before <= allocated <= before | promised  # what the killed daemon had sent to etcd may arrive yet
     assert {container: daemon.add(container) for container in flushed} == flushed
     fresh = {daemon.add(f"fresh{number}")[0] for number in range(30)}
     assert not fresh & promised
