@@ -109,9 +109,9 @@ def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
             "give back all that no pod holds, and assign nothing; says how far it is",
             lambda *_: shown(reports.drain(True)),  # noqa: FBT003 - a column of its own would say less
         ),
-        Route("GET", GC, Rule.READ, "allocations that look leaked", lambda *_: _told(reports.collect(False))),  # noqa: FBT003
-        Route("POST", GC, Rule.ADMIN, "release them at once", lambda *_: _told(reports.collect(True))),  # noqa: FBT003
-        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003
+        Route("GET", GC, Rule.READ, "allocations that look leaked", lambda *_: _told(reports.collect(False))),  # noqa: FBT003 - as above
+        Route("POST", GC, Rule.ADMIN, "release them at once", lambda *_: _told(reports.collect(True))),  # noqa: FBT003 - as above
+        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003 - as above
         Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: shown(reports.config())),
         *relayed(reports.read_store, reports.commit_store),
         *public(reports),

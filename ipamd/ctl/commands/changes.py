@@ -78,7 +78,7 @@ async def apply(target: Target, files: tuple[str, ...], dry_run: bool) -> None: 
 @command("create", "  ipamctl create -f pools.yaml\n")
 @_files(required=True)
 @_dry_run
-async def create(target: Target, files: tuple[str, ...], dry_run: bool) -> None:  # noqa: FBT001
+async def create(target: Target, files: tuple[str, ...], dry_run: bool) -> None:  # noqa: FBT001 - click passes names
     """Create records, none of which may exist."""
     await _write("create", target, files, dry_run=dry_run)
 
@@ -86,7 +86,7 @@ async def create(target: Target, files: tuple[str, ...], dry_run: bool) -> None:
 @command("replace", "  ipamctl replace -f pools.yaml\n")
 @_files(required=True)
 @_dry_run
-async def replace(target: Target, files: tuple[str, ...], dry_run: bool) -> None:  # noqa: FBT001
+async def replace(target: Target, files: tuple[str, ...], dry_run: bool) -> None:  # noqa: FBT001 - click passes names
     """Replace records, all of which must exist."""
     await _write("replace", target, files, dry_run=dry_run)
 
@@ -108,7 +108,7 @@ async def delete(
     kind: Kind | None,
     names: tuple[str, ...],
     files: tuple[str, ...],
-    dry_run: bool,  # noqa: FBT001
+    dry_run: bool,  # noqa: FBT001 - click passes names
 ) -> None:
     """Delete records. A pool is disabled and taken from its nodes first.
 
@@ -152,7 +152,7 @@ _PATCH = """\
     help="the same, for our kinds",
 )
 @_dry_run
-async def patch(target: Target, kind: Kind, name: str, patch: str, form: str, dry_run: bool) -> None:  # noqa: FBT001
+async def patch(target: Target, kind: Kind, name: str, patch: str, form: str, dry_run: bool) -> None:  # noqa: FBT001 - click passes names
     """Change fields of a record."""
     from ipamd.ctl.changes import check_writable, commit, merged, name_of, prepare
 

@@ -20,7 +20,7 @@ _LABEL = """\
 @click.argument("name")
 @click.argument("labels", metavar="KEY=VALUE|KEY-...", nargs=-1, required=True)
 @click.option("--overwrite", is_flag=True, help="change labels that have another value")
-async def label(target: Target, kind: Kind, name: str, labels: tuple[str, ...], overwrite: bool) -> None:  # noqa: FBT001
+async def label(target: Target, kind: Kind, name: str, labels: tuple[str, ...], overwrite: bool) -> None:  # noqa: FBT001 - click passes names
     """Set labels of a record, or remove them."""
     from ipamd.ctl.changes import check_writable, commit, prepare
 
