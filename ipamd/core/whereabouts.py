@@ -11,15 +11,15 @@ from msgspec import Struct
 from ipamd.core import requested
 from ipamd.core.address import format_address
 from ipamd.core.block import Block
+from ipamd.core.census import state_of
 from ipamd.core.clock import Now
 from ipamd.core.explain import UNSEEN, Decision, Seen, as_seen, explain
 from ipamd.core.facts import Assigned, Attachment
 from ipamd.core.keys import is_reserve_of
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
-from ipamd.core.records import WINDOWS_HANDLE, Owner, rfc3339
+from ipamd.core.records import Owner, rfc3339
 from ipamd.core.request import AddRequest
-from ipamd.core.tunnel import is_handle
 
 State = Literal[
     "unknown",
@@ -156,16 +156,13 @@ def _state(block: Block | None, cidr: str, value: int, damage: str) -> tuple[Sta
         return "releasing", "it was released here, and nobody gets it before the store knows", holder
     if owner is None:
         return "free", "nobody has it", None
-    if owner.released_at:
-        return "cooling", f"it was released at {owner.released_at} and cools (ipCooldownSeconds)", holder
-    if owner.handle.startswith(requested.RESERVE_PREFIX):
+    state = state_of(owner, {})
+    if state == "cooling":
+        return state, f"it was released at {owner.released_at} and cools (ipCooldownSeconds)", holder
+    if state == "reserve":
         return _reserved(block, ordinal, owner)
-    what = f"{requested.stranger(owner)} has it"
-    if owner.handle == WINDOWS_HANDLE:
-        return "other", f"{what}: set aside in a block for Windows", holder
-    if is_handle(owner.handle, owner.node) or "type" in owner.secondary:
-        return "tunnel", what, holder
-    return "pod", what, holder
+    why = ": set aside in a block for Windows" if state == "other" else ""
+    return state, f"{requested.stranger(owner)} has it{why}", holder
 
 
 def _assigned(block: Block, ordinal: int, assigned: Assigned, owner: Owner | None) -> tuple[State, str, Holder]:

@@ -72,9 +72,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A command of several, as ``ipamctl ipam show``."""
+    """A command of several, as ``ipamctl ipam show``; its epilog are examples."""
 
     command_class = Command
+
+    def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples as they stand."""
+        formatter.write(f"\nExamples:\n{self.epilog}")
 
 
 def command(name: str, examples: str) -> Callable[[Callable[Concatenate[Any, P], Awaitable[None]]], Command]:

@@ -27,6 +27,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "diff": "ipamd.ctl.commands.changes",
         "label": "ipamd.ctl.commands.label",
     },
+    "Addresses": {
+        "ipam": "ipamd.ctl.commands.ipam",
+    },
     "Node": {
         "status": "ipamd.ctl.commands.node",
         "top": "ipamd.ctl.commands.top",

@@ -21,22 +21,28 @@ FORMS = ("table", "wide", "yaml", "json", "name", "jsonpath=", "custom-columns="
 
 
 class Column(Struct, frozen=True):
-    """A column: its title, and what stands in it for an item; ``wide``: only in the form ``wide``."""
+    """A column: its title, and what stands in it for an item; ``wide``: only in the form ``wide``.
+
+    ``right``: of a boxed table, for numbers.
+    """
 
     title: str
     of: Callable[[Any], str]
     wide: bool = False
+    right: bool = False
 
 
 class Sheet(Struct, frozen=True):
     """How a command's items look as a table and as names.
 
-    ``calico``: as calicoctl prints tables, with blanks after the last column and an empty line below; else as kubectl.
+    ``calico``: as calicoctl prints tables, with blanks after the last column and an empty line below; ``boxed``: as it
+    prints those of ``ipam``; else as kubectl.
     """
 
     columns: tuple[Column, ...]
     name: Callable[[Any], str]
     calico: bool = False
+    boxed: bool = False
 
 
 class Output(Struct, frozen=True):
@@ -107,6 +113,8 @@ def render(output: Output, sheet: Sheet, items: Sequence[Any], document: object)
         columns = _custom(output.text, sheet)
         return _kubectl(columns, items)
     columns = [column for column in sheet.columns if output.form == "wide" or not column.wide]
+    if sheet.boxed:
+        return _boxed(columns, items)
     return _calico(columns, items) if sheet.calico else _kubectl(columns, items)
 
 
@@ -169,6 +177,18 @@ def _kubectl(columns: Sequence[Column], items: Sequence[Any]) -> str:
     widths = [max(3, *(len(row[at]) for row in rows)) + 3 for at in range(len(columns))]
     widths[-1] = 0
     return "".join("".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + "\n" for row in rows)
+
+
+def _boxed(columns: Sequence[Column], items: Sequence[Any]) -> str:
+    """The same between lines of ``-`` and ``|``, the titles on the left also of numbers."""
+    head, *rows = _cells(columns, items)
+    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(columns))]
+    rule = "".join(f"+{'-' * (width + 2)}" for width in widths) + "+\n"
+    lines = ["".join(f"| {cell:<{width}} " for cell, width in zip(head, widths, strict=True)) + "|\n"]
+    for row in rows:
+        cells = zip(columns, row, widths, strict=True)
+        lines.append("".join(f"| {cell:{'>' if c.right else '<'}{width}} " for c, cell, width in cells) + "|\n")
+    return "".join((rule, lines[0], rule, *lines[1:], rule))
 
 
 def json_of(document: object) -> str:

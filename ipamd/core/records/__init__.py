@@ -25,6 +25,7 @@ from ipamd.core.records.cluster import (
     pressure_at,
     pressure_record,
     reserved_cidrs,
+    serving_instance,
 )
 from ipamd.core.records.encoding import MALFORMED, RecordError, go_json, go_time, parse_rfc3339, rfc3339
 from ipamd.core.records.handle import HandleRecord, affinity_record, affinity_state, handle_blocks
@@ -55,4 +56,5 @@ __all__ = [
     "pressure_record",
     "reserved_cidrs",
     "rfc3339",
+    "serving_instance",
 ]

@@ -121,3 +121,15 @@ def reserved_cidrs(value: bytes) -> tuple[Cidr, ...]:
         return tuple(parse_cidr(str(ipaddress.ip_network(text, strict=False))) for text in texts)
     except MALFORMED as error:
         raise RecordError(f"not an IPReservation: {error}") from error
+
+
+class _Serving(Struct):
+    instance: str
+
+
+def serving_instance(value: bytes) -> str:
+    """The name of the state file of the daemon that serves a node, by its record below ``keys.DAEMONS``."""
+    try:
+        return msgspec.json.decode(value, type=_Serving).instance
+    except MALFORMED as error:
+        raise RecordError(f"not the record of a daemon: {error}") from error

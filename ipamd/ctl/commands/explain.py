@@ -19,12 +19,6 @@ _EXAMPLES = """\
 """
 
 
-class _Explain(Group):
-    def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples as they stand."""
-        formatter.write(f"\nExamples:\n{_EXAMPLES}")
-
-
 _MARKS = {True: "yes", False: "no "}
 
 _POD = """\
@@ -76,9 +70,10 @@ async def node(target: Target, node: str, output: Output) -> None:
     _show(output, told, f"node/{told['node']}", _node)
 
 
-explain = _Explain(
+explain = Group(
     "explain",
     [pod, address, node],
+    epilog=_EXAMPLES,
     help="Say why, step by step, by the code that decides; nothing is changed by asking.",
 )
 

@@ -151,10 +151,4 @@ def _unreadable(path: Path, error: Exception) -> CommandError:
     return CommandError(f"cannot read what host-local holds in {path}: {cause}; run as root, and look at the folder")
 
 
-class _Import(Group):
-    def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples as they stand."""
-        formatter.write(f"\nExamples:\n{_HOST_LOCAL}")
-
-
-import_ = _Import("import", [host_local], help="Take over what another IPAM plugin holds.")
+import_ = Group("import", [host_local], epilog=_HOST_LOCAL, help="Take over what another IPAM plugin holds.")

@@ -1,0 +1,12 @@
+"""``ipam``: the addresses of the cluster, in calicoctl's words."""
+
+from ipamd.ctl.command import Group
+from ipamd.ctl.commands.ipam.show import show
+
+_EXAMPLES = """\
+  ipamctl ipam show
+  ipamctl ipam show --show-blocks
+  ipamctl ipam show --ip 192.168.0.7
+"""
+
+ipam = Group("ipam", [show], epilog=_EXAMPLES, help="See and steer the addresses of the cluster.")
