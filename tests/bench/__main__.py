@@ -1,6 +1,6 @@
 """``python -m tests.bench``: measure, print the report, and write it beside its figures as JSON.
 
-Takes about a minute; ``--quick`` some seconds, for the guard in the test suite, whose figures are too few to quote.
+Takes some minutes; ``--quick`` some seconds, for the guard in the test suite, whose figures are too few to quote.
 The machine should have nothing else to do: the load at the start is part of the report.
 """
 
@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,12 +43,14 @@ def measure(directory: Path, *, quick: bool) -> Figures:
     """Run all measures with their files below ``directory``."""
     programs = directory / "programs"
     compile_programs(programs)
-    rounds, repeats, bursts, pairs = (60, 2, 1, 1000) if quick else (1000, 9, 10, 20_000)
+    rounds, repeats, at_once = (60, 1, processes.A_FEW) if quick else (1000, 9, processes.AT_ONCE)
+    amount: tuple[Sequence[int], int, int] = ((8,), 1, 100) if quick else (loads.CONNECTIONS, 10, 20_000)
     machine = describe()
     comparisons = [
-        processes.measure(directory / f"processes-{store}", programs, store, rounds, repeats) for store in STORES
+        processes.measure(directory / f"processes-{store}", programs, store, rounds, repeats, at_once)
+        for store in STORES
     ]
-    return Figures(machine, comparisons, loads.measure(directory, programs, bursts, pairs))
+    return Figures(machine, comparisons, loads.measure(directory, programs, *amount))
 
 
 def describe() -> dict[str, str]:

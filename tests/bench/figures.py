@@ -9,6 +9,7 @@ class Spread(Struct, frozen=True):
     """How a series of durations is spread (ns)."""
 
     count: int
+    min: int
     p50: int
     p90: int
     p99: int
@@ -20,7 +21,7 @@ def spread(durations: Sequence[int]) -> Spread:
     ordered = sorted(durations)
     count = len(ordered)
     p50, p90, p99 = (ordered[max(0, -(-count * percent // 100) - 1)] for percent in (50, 90, 99))
-    return Spread(count, p50, p90, p99, ordered[-1])
+    return Spread(count, ordered[0], p50, p90, p99, ordered[-1])
 
 
 class Processes(Struct, frozen=True):

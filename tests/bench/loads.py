@@ -7,7 +7,7 @@ what is measured is the daemon and not the wait for addresses.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ BURST = 1000
 CONNECTIONS = (1, 8, 32)
 
 
-def measure(directory: Path, programs: Path, bursts: int, pairs: int) -> list[Load]:
+def measure(directory: Path, programs: Path, connections: Sequence[int], bursts: int, pairs: int) -> list[Load]:
     """Measure on each store at each number of connections: ``bursts`` of BURST requests, then ``pairs`` in turn."""
     config = directory / "load.json"
     config.write_text(json.dumps(network()))
@@ -31,8 +31,8 @@ def measure(directory: Path, programs: Path, bursts: int, pairs: int) -> list[Lo
     for store in STORES:
         with _daemon(directory / store, store) as daemon:
             client = _Client(daemon, programs / "load", config)
-            client.warm()
-            loads += [client.measure(store, connections, bursts, pairs) for connections in CONNECTIONS]
+            client.warm(min(pairs, BURST))
+            loads += [client.measure(store, number, bursts, pairs) for number in connections]
     return loads
 
 
@@ -63,9 +63,9 @@ class _Client:
         self._daemon, self._program, self._config = daemon, program, config
         self._calls = 0
 
-    def warm(self) -> None:
+    def warm(self, pairs: int) -> None:
         """Let the daemon claim its blocks and run each path a few times."""
-        self._ask(8, "ADD,DEL", BURST)
+        self._ask(8, "ADD,DEL", pairs)
 
     def measure(self, store: str, connections: int, bursts: int, pairs: int) -> Load:
         """The rates and times at a number of connections."""

@@ -23,6 +23,9 @@ from tests.etcd_process import EtcdProcess
 AT_ONCE = 100
 """ADDs of a burst: more pods than a node starts at once after a reboot."""
 
+A_FEW = 10
+"""ADDs of a burst that only shows that bursts are measured."""
+
 POOL = ("--default-pools-ipv4-cidr", "10.64.0.0/12")
 
 
@@ -41,12 +44,18 @@ def host_local() -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def measure(directory: Path, programs: Path, store: str, rounds: int, bursts: int) -> Comparison:
+def measure(
+    directory: Path, programs: Path, store: str, rounds: int, bursts: int, at_once: int = AT_ONCE
+) -> Comparison:
     """Run every lane ``rounds`` times by turns, then in ``bursts`` bursts; warmed with a tenth of it."""
     warm = max(3, rounds // 10)
     directory.mkdir(parents=True)
     with _lanes(directory, programs, store) as lanes:
-        plan = [*_introduction(directory, lanes), *_turns(len(lanes), warm + rounds), *_bursts(len(lanes), 1 + bursts)]
+        plan = [
+            *_introduction(directory, lanes),
+            *_turns(len(lanes), warm + rounds),
+            *_bursts(len(lanes), 1 + bursts, at_once),
+        ]
         printed = run_program(programs / "spawner", told="".join(f"{line}\n" for line in plan))
     steps = [tuple(line.split()[:3]) for line in plan if line.startswith(("run", "burst"))]
     series: dict[tuple[str, ...], list[int]] = {}
@@ -114,7 +123,7 @@ def _turns(lanes: int, rounds: int) -> Iterator[str]:
             yield from (f"run {lane} {verb} {number:064x}" for lane in order)
 
 
-def _bursts(lanes: int, repeats: int) -> Iterator[str]:
+def _bursts(lanes: int, repeats: int, at_once: int) -> Iterator[str]:
     for number in range(repeats):
         for lane in range(lanes):
-            yield from (f"burst {lane} {verb} {number:060x} {AT_ONCE}" for verb in ("ADD", "DEL"))
+            yield from (f"burst {lane} {verb} {number:060x} {at_once}" for verb in ("ADD", "DEL"))

@@ -1,21 +1,24 @@
 """The benchmark guards itself: it measures what it says, and the plugin is not an order slower than it was.
 
-Only ratios of times that were measured by turns in one run are asserted, and wide ones: a test machine is busy.
+Counts are asserted exactly; of times only ratios that were measured by turns in one run, and wide ones: a test machine
+is busy.
 """
 
-import itertools
 import os
 import subprocess
 import sys
 
 import msgspec
 import pytest
+import trio
 
+from ipamd.core.reserve import ReservePolicy
 from tests.bench import report
 from tests.bench.figures import STORES, Comparison, Figures, Load, Processes, Spread, spread
-from tests.bench.loads import CONNECTIONS
 from tests.bench.processes import host_local
 from tests.bench.programs import compile_programs, run_program
+from tests.memory_store import MemoryStore
+from tests.nodes import Node, add_request, pool_record
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +31,14 @@ def programs(tmp_path_factory):
 
 def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed():
     """Percentiles are measured values, by nearest rank, whatever the order of the series."""
-    assert spread(range(100, 0, -1)) == Spread(100, 50, 90, 99, 100)
-    assert spread([7]) == Spread(1, 7, 7, 7, 7)
+    assert spread(range(100, 0, -1)) == Spread(100, 1, 50, 90, 99, 100)
+    assert spread([7]) == Spread(1, 7, 7, 7, 7, 7)
 
 
 def test_the_verdict_is_each_store_s_own():
     """A goal that one store meets and the other misses is shown as both."""
     fast, slow = _comparison("embedded", add=300), _comparison("etcd", add=400)
-    one = Spread(1, 1, 1, 1, 1)
+    one = Spread(1, 1, 1, 1, 1, 1)
     loads = [Load("embedded", 1, 9_999.0, 1.0, 1.0, one, one), Load("embedded", 8, 10_000.0, 1.0, 1.0, one, one)]
     verdict = [goal.met for goal in report.goals(Figures({}, [fast, slow], loads))]
     assert verdict == [True, True, False, False, True]
@@ -43,7 +46,7 @@ def test_the_verdict_is_each_store_s_own():
 
 def _comparison(store, *, add):
     def lane(nanoseconds):
-        each = Spread(1, *[nanoseconds] * 4)
+        each = Spread(1, *[nanoseconds] * 5)
         return Processes(each, each, each)
 
     return Comparison(store, lane(add), lane(200), lane(2000))
@@ -70,7 +73,13 @@ def test_an_add_without_an_address_is_no_measurement(programs, tmp_path):
 
 @pytest.mark.real
 def test_the_benchmark_runs_and_the_plugin_stays_fast(tmp_path):
-    """All rows are there; an ADD is at least 3 times as fast as host-local's and at most 4 times the floor."""
+    """All parts of the report are there; an ADD takes at most half of host-local's time, by the better of the stores.
+
+    Of each lane the fastest ADD counts: what a busy machine does to a time is never to make it shorter. Where six
+    programs wanted each core, host-local's fastest took 7 to 28 times ipamd's (a quiet machine: 6); so 2 is a change of
+    the design, not noise. The ratio to the floor is no guard: there the fastest of 60 was 3 to 13 times the floor's,
+    as the floor needs one quiet moment and an ADD three in a row. It is for ``make bench`` on a quiet machine.
+    """
     if host_local() is None and not os.environ.get("CI"):
         pytest.skip("needs host-local: install containernetworking-plugins")
     output = tmp_path / "bench.md"
@@ -78,8 +87,31 @@ def test_the_benchmark_runs_and_the_plugin_stays_fast(tmp_path):
     written = msgspec.json.decode(output.with_suffix(".json").read_bytes())
     figures = msgspec.convert(written["figures"], Figures)
     assert [each.store for each in figures.comparisons] == list(STORES)
-    assert [(load.store, load.connections) for load in figures.loads] == list(itertools.product(STORES, CONNECTIONS))
+    assert [load.store for load in figures.loads] == list(STORES)
     assert all(row in output.read_text() for row in ("| ipamd |", "| C echo server (floor) |", "| host-local |"))
-    # Of the better store: with cold caches and a noisy neighbour the daemon's share of an ADD doubles for a while.
-    assert max(map(report.faster, figures.comparisons)) >= 3, output.read_text()
-    assert min(map(report.above_floor, figures.comparisons)) <= 4, output.read_text()
+    assert max(each.host_local.add.min / each.ipamd.add.min for each in figures.comparisons) >= 2, output.read_text()
+
+
+async def test_what_pods_cost_the_store_is_counted(autojump_clock):
+    """30 ADDs: no call on the way, then one transaction of block, reserve and 30 handles; the same for their DELs.
+
+    Exactly, under a virtual clock: a count has no noise. In bytes, at most what a block of 64 and its handles need.
+    """
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "192.168.0.0/16"))
+    async with Node("n1", store, ReservePolicy(minimum=40)).running() as node:
+        await trio.sleep(1)
+        calls, before = dict(store.calls), len(store.commits)
+        for number in range(30):
+            await node.add(add_request(f"c{number:02}"))
+        assert store.calls == calls
+        await node.flushed()
+        for number in range(30):
+            node.delete(f"c{number:02}")
+        deleting = len(store.commits)
+        await trio.sleep(5)
+    assert deleting == before + 1
+    assert [len(changes) for (changes,) in store.commits[before:]] == [1 + 1 + 30] * 2
+    written = [sum(len(change.value or b"") for change in changes) for (changes,) in store.commits[before:]]
+    assert written[0] <= 30 * 300
+    assert written[1] <= 2000
