@@ -269,6 +269,7 @@ class Daemon:
             lambda: self._now().boot,
             self._drain,
             lambda release: self.report.collect(release=release),
+            self.house.check,
             relay.read,
             relay.commit,
         )

@@ -3,10 +3,11 @@
 May import trio, core, the journal and the report.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
+from ipamd.core.check import check
 from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.findings import findings
@@ -52,9 +53,16 @@ class Housekeeping:
                     self.journal_failed(error)
             await trio.sleep(HOUSEKEEPING)
 
+    def check(self) -> Mapping[str, object]:
+        """For ``GET /v1/check``: broken invariants of memory, and what an administrator should look at."""
+        return {"memory": check(self._ledger), "findings": sorted(self._found())}
+
+    def _found(self) -> set[str]:
+        return findings(self._ledger, self._quarantine) | set(self.elsewhere())
+
     def _complain(self) -> None:
         """Say each finding once, as long as it lasts."""
-        found = findings(self._ledger, self._quarantine) | set(self.elsewhere())
+        found = self._found()
         for finding in found - self._findings:
             _log.error("records disagree", finding=finding)
         self._findings = found

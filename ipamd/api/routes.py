@@ -52,6 +52,8 @@ class Reports(Struct, frozen=True):
     """Begin (True) or end a drain; how far it is."""
     collect: Callable[[bool], Awaitable[Mapping[str, object]]]
     """What looks leaked; released, if it is True."""
+    check: Callable[[], Mapping[str, object]]
+    """What is wrong with memory, and what an administrator should look at."""
     read_store: Callable[[bytes], Awaitable[bytes]]
     """Answers a request for records of the store; raises RefusedError."""
     commit_store: Callable[[bytes, int], Awaitable[bytes]]
@@ -111,6 +113,9 @@ def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
         ),
         Route("GET", GC, Rule.READ, "allocations that look leaked", lambda *_: _told(reports.collect(False))),  # noqa: FBT003 - as above
         Route("POST", GC, Rule.ADMIN, "release them at once", lambda *_: _told(reports.collect(True))),  # noqa: FBT003 - as above
+        Route(
+            "GET", "/v1/check", Rule.READ, "what is wrong with memory and records", lambda *_: shown(reports.check())
+        ),
         Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003 - as above
         Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: shown(reports.config())),
         *relayed(reports.read_store, reports.commit_store),

@@ -39,6 +39,7 @@ class Api:
             lambda: 0,
             lambda draining: {"draining": draining},
             self.collect,
+            lambda: {"memory": [], "findings": []},
             self.read,
             self.commit,
         )
@@ -106,6 +107,7 @@ ROUTES = {
     "/v1/config": ("GET", Rule.READ),
     "/v1/import/host-local": ("POST", Rule.ADMIN),
     "/v1/gc": ("GET", Rule.READ),
+    "/v1/check": ("GET", Rule.READ),
     "/v1/drain": ("POST", Rule.ADMIN),
     "/v1/undrain": ("POST", Rule.ADMIN),
     "/v1/store/read": ("POST", Rule.ADMIN),
