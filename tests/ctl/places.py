@@ -7,14 +7,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 import trio
 
-from ipamd.api.access import Access
+from ipamd.api.access import Access, Rule
+from ipamd.api.answers import shown
 from ipamd.api.connection import Limits
-from ipamd.api.routes import Router, relayed
+from ipamd.api.routes import Route, Router, relayed
 from ipamd.api.server import Server
 from ipamd.api.sockets import bind
 from ipamd.ctl.main import main
@@ -102,6 +103,23 @@ class OnFile:
             return {record.key: record.value for record in file.read((), [ALL]).records}
 
 
+def healthy() -> dict[str, Any]:
+    """What a daemon says of itself that has no pod and no worry."""
+    return {
+        "/v1/status": {
+            "node": "node-a",
+            "reserve_handle": "ipamd-reserve-node-a.0",
+            "store": {"connected": True, "last_read_error": ""},
+            "flush": {"unflushed": 0, "unflushed_age_seconds": 0.0, "last_error": ""},
+            "state_file": {"path": "/s/state", "error": "", "set_aside": []},
+        },
+        "/v1/check": {"memory": [], "findings": []},
+        "/v1/gc": {"released": False, "problem": "", "leaks": []},
+        "/v1/allocations": [],
+        "/v1/reserve": [],
+    }
+
+
 class BehindSocket:
     """A store in memory behind the daemon's server and routes, in a thread of its own."""
 
@@ -111,6 +129,8 @@ class BehindSocket:
         self.committed: list[tuple[list[str], int]] = []
         self.open = True
         """Whether the store is open already."""
+        self.said: dict[str, Any] = healthy()
+        """What the daemon says of itself, by route."""
 
     @contextmanager
     def serving(self) -> Iterator["BehindSocket"]:
@@ -130,13 +150,17 @@ class BehindSocket:
         relay = Relay(
             lambda: self.store if self.open else None, lambda keys, uid: self.committed.append((list(keys), uid))
         )
-        router = Router(relayed(relay.read, relay.commit), Access(os.geteuid(), None))
+        routes = (*relayed(relay.read, relay.commit), *map(self._route, self.said))
+        router = Router(routes, Access(os.geteuid(), None))
         server = Server(router, Limits(16, 16384, 1 << 20, 10, 60), self._crashed)
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, bind(self.path, ""))
             started.set()
             await self._stop.wait()
             nursery.cancel_scope.cancel()
+
+    def _route(self, path: str) -> Route:
+        return Route("GET", path, Rule.READ, "as the daemon", lambda *_: shown(self.said[path]))
 
     @staticmethod
     def _crashed(error: Exception) -> None:
