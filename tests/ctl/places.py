@@ -117,6 +117,7 @@ def healthy() -> dict[str, Any]:
         "/v1/gc": {"released": False, "problem": "", "leaks": []},
         "/v1/allocations": [],
         "/v1/reserve": [],
+        "/v1/tunnel-addresses": [],
     }
 
 

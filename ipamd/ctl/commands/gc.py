@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
+from ipamd.ctl.asking import ask
 from ipamd.ctl.command import command
-from ipamd.ctl.errors import CommandError, UsageError
+from ipamd.ctl.errors import CommandError
 from ipamd.ctl.output import Column, Output, Sheet, age, counted, output_option, show
 from ipamd.ctl.target import Target
 
@@ -40,21 +41,10 @@ async def gc(target: Target, release: bool, yes: bool, output: Output) -> None: 
     if told["problem"]:
         raise CommandError(f"cannot tell what is leaked: {told['problem']}; nothing is released on one source's word")
     if release and told["leaks"]:
-        _ask(told["leaks"], yes)
+        ask(f"Release {counted(len(told['leaks']), 'allocation')} now?", yes=yes)
         told = await daemon.post("/v1/gc")
         click.echo(f"released {counted(len(told['leaks']), 'allocation')}", err=True)
     if told["leaks"] or output.form not in ("table", "wide"):
         show(output, _SHEET, told["leaks"], {"items": told["leaks"]})
     else:
         click.echo("nothing looks leaked")
-
-
-def _ask(leaks: list[dict[str, Any]], yes: bool) -> None:  # noqa: FBT001 - as the flag
-    import sys
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("cannot ask whether to release them: standard input is no terminal; say --yes")
-    if not click.confirm(f"Release {counted(len(leaks), 'allocation')} now?", err=True):
-        raise CommandError("nothing was released")

@@ -74,14 +74,14 @@ async def _release(records: Records, block: Cidr, affinities: Sequence[str], *, 
         changes = [Change(name, None, found[name].revision) for name in affinities if name in found]
         count = 0
         if key in found:
-            change, count = _without_node(found[key])
+            change, count = without_node(found[key])
             changes += [change] if change is not None else []
         if dry_run or not changes or (await records.commit(changes)).chosen is not None:
             return count
     raise CommandError(f"cannot release block {block}: others change it all the time; try again")
 
 
-def _without_node(record: Record) -> tuple[Change | None, int]:
+def without_node(record: Record) -> tuple[Change | None, int]:
     """What takes a block from its node (None: nothing to do), and how many addresses of it are in use."""
     try:
         block = BlockRecord(record.value)
