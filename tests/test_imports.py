@@ -38,7 +38,7 @@ ALLOWED = {
     "click": {
         "ctl.asking", "ctl.command", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain", "ctl.commands.gc",
         "ctl.commands.node", "ctl.commands.records", "ctl.commands.takeover", "ctl.commands.top", "ctl.main", "ctl.output", "ctl.resources.kinds",
-        "ctl.commands.changes", "ctl.commands.ipam.check", "ctl.commands.ipam.holders", "ctl.commands.ipam.release", "ctl.commands.ipam.show", "ctl.commands.label", "ctl.usage",
+        "ctl.commands.changes", "ctl.commands.ipam.check", "ctl.commands.ipam.configure", "ctl.commands.ipam.holders", "ctl.commands.ipam.release", "ctl.commands.ipam.show", "ctl.commands.ipam.split", "ctl.commands.label", "ctl.usage",
     },
     "yaml": {"ctl.yamls"},
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipamd.core import keys
-from tests.daemon_process import POOLS
+from tests.daemon_process import POOLS, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
 
@@ -18,7 +18,10 @@ pytestmark = pytest.mark.real
 def check(*flags: str) -> tuple[int, dict[str, Any]]:
     """The exit code of a check, and its report."""
     command = (sys.executable, "-m", "ipamd.ctl", *flags, "ipam", "check", "-o", "json")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={})
+    done = subprocess.run(
+        (*command, "--name", "default-ipv4-ippool"), capture_output=True, text=True, check=False, timeout=60, env={}
+    )
+    assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
@@ -36,3 +39,23 @@ def test_a_daemon_at_work_is_in_order(start: Start, etcd: EtcdProcess) -> None:
         code, report = check(*flags)
         assert code == 1
         assert [found["object"] for found in report["findings"]] == ["handle net.gone"]
+
+
+def test_a_pool_is_split_under_pods(start: Start) -> None:
+    """Pods keep their addresses, blocks and reserve stay in use, new pods get theirs, and all is in order."""
+    daemon = start("node-a", *POOLS)
+    before = daemon.add("c1")
+    command = (sys.executable, "-m", "ipamd.ctl", "--socket", str(daemon.socket), "ipam", "split", "4")
+    subprocess.run((*command, "--name", "default-ipv4-ippool"), capture_output=True, check=True, timeout=60, env={})
+    wait_for(lambda: len(daemon.get("/v1/pools")) == 5)
+    blocks = daemon.get("/v1/blocks")
+    assert {each["pool"] for each in blocks if each["in_use"]} <= {
+        "default-ipv6-ippool",
+        *(f"split-default-ipv4-ippool-{number}" for number in range(4)),
+    }
+    for number in range(30):
+        daemon.add(f"after{number}")
+    assert daemon.add("c1") == before
+    daemon.delete("c1")
+    code, report = check("--socket", str(daemon.socket))
+    assert (code, report["findings"], report["counts"]["pools"]) == (0, [], 5)
