@@ -18,9 +18,7 @@ pytestmark = pytest.mark.real
 def check(*flags: str) -> tuple[int, dict[str, Any]]:
     """The exit code of a check, and its report."""
     command = (sys.executable, "-m", "ipamd.ctl", *flags, "ipam", "check", "-o", "json")
-    done = subprocess.run(
-        (*command, "--name", "default-ipv4-ippool"), capture_output=True, text=True, check=False, timeout=60, env={}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={})
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
