@@ -67,19 +67,18 @@ class Report(Struct, frozen=True):
 
 def made(image: Image, findings: Sequence[Finding], at: str, node: str, *, all_addresses: bool) -> Report:
     """The report of a check; of addresses only those that are leaked, unless all are asked for."""
-    gone = {
-        about.removeprefix("address "): block
-        for block, allocation in leaked(image)
-        if (about := f"address {block.address(allocation)}") in _about(findings, "leaked-address")
-    }
+    told = _about(findings, "leaked-address")
+    gone = {f"address {block.address(allocation)}" for block, allocation in leaked(image)} & told.keys()
     allocations = {}
     for block, allocation in image.allocations:
         address = block.address(allocation)
-        if all_addresses or address in gone:
-            allocations[address] = [_address(block, allocation, address, in_use=address not in gone)]
+        in_use = f"address {address}" not in gone
+        if all_addresses or not in_use:
+            allocations[address] = [_address(block, allocation, address, in_use=in_use)]
     handles, stale, unclaimed = (
         _about(findings, problem) for problem in ("leaked-handle", "stale-affinity", "unclaimed-block")
     )
+    stale_keys = {key for concerned in stale.values() for key in concerned}
     return Report(
         f"ipamctl {__version__}",
         at,
@@ -95,11 +94,7 @@ def made(image: Image, findings: Sequence[Finding], at: str, node: str, *, all_a
             for key, handle in image.handles.items()
             if f"handle {handle_id(key)}" in handles
         ],
-        [
-            Dated(key, each.revision)
-            for key, each in image.affinities.items()
-            if any(key in keys for keys in stale.values())
-        ],
+        [Dated(key, each.revision) for key, each in image.affinities.items() if key in stale_keys],
         [Dated(key, each.revision) for key, each in image.blocks.items() if f"block {each.cidr}" in unclaimed],
     )
 

@@ -126,6 +126,8 @@ async def _reports(target: Target, records: Records, files: Sequence[str], *, fo
         ask(
             f"Release {counted(len(leaked), 'address')} and {counted(total - len(leaked), 'leftover record')}?", yes=yes
         )
+    # First the blocks, whose revision an address that is freed changes; without a node they go with the last of these.
+    alone |= await _each("blocks", blocks, _key, lambda each: freeing.take_block(records, each))
     freed = await freeing.free(records, leaked)
     alone |= freed.refused
     click.echo(f"Released {len(freed.done)} IPs successfully" if leaked else _NOTHING)
@@ -133,7 +135,6 @@ async def _reports(target: Target, records: Records, files: Sequence[str], *, fo
         click.echo(f"{len(freed.absent)} addresses marked as leaked in the report had already been cleaned up.")
     alone |= await _each("handles", handles, lambda each: each.ID, lambda each: freeing.delete_handle(records, each))
     alone |= await _each("affinities", affinities, _key, lambda each: freeing.delete_affinity(records, each))
-    alone |= await _each("blocks", blocks, _key, lambda each: freeing.take_block(records, each))
     if alone:
         lines = "".join(f"\n  {what}: {why}" for what, why in sorted(alone.items()))
         raise CommandError(f"left alone {counted(len(alone), 'thing')} of the report; make a new one:{lines}")
