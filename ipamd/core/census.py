@@ -41,6 +41,10 @@ def state_of(owner: Owner | None, serving: Mapping[str, str]) -> State:
     return "pod"
 
 
+Cell = Literal[State, "reserved", "borrowed in", "borrowed out"]
+"""What an ordinal is to a node: ``reserved`` is free but for an IPReservation."""
+
+
 def borrowed(record: BlockRecord, owner: Owner) -> bool:
     """Whether another node than the block's has an address of it; one that names no node is taken for the block's."""
     return bool(owner.node) and record.affinity != host_affinity(owner.node)
@@ -81,6 +85,22 @@ def count(record: BlockRecord, barred: int, serving: Mapping[str, str]) -> Block
         )
         free -= kept
     return BlockUse(record.cidr, record.affinity or "", record.cidr.size, states, barred.bit_count(), free)
+
+
+def cells(record: BlockRecord, barred: int, serving: Mapping[str, str], node: str = "") -> list[Cell]:
+    """What each ordinal is to ``node``, or to the node that the block belongs to.
+
+    What another node has in reserve there is reserve; only its pods and tunnels borrow.
+    """
+    of_owner: list[Cell] = []
+    for owner in record.owners:
+        state = state_of(owner, serving)
+        lent = state in ("pod", "tunnel") and borrowed(record, owner)
+        of_owner.append(("borrowed in" if owner.node == node else "borrowed out") if lent else state)
+    return [
+        ("reserved" if barred >> ordinal & 1 else "free") if index is None else of_owner[index]
+        for ordinal, index in enumerate(record.allocations)
+    ]
 
 
 class PoolUse(Struct, frozen=True):

@@ -10,7 +10,7 @@ import click
 from msgspec import Struct
 
 from ipamd.core import keys
-from ipamd.core.address import FAMILIES
+from ipamd.core.address import FAMILIES, Cidr
 from ipamd.core.census import BlockUse, PoolUse, barred_in, count
 from ipamd.core.records import BlockRecord, RecordError, serving_instance
 from ipamd.core.settings import Settings
@@ -60,14 +60,16 @@ async def look(records: Records) -> Cluster:
     return Cluster(settings, serving, damaged)
 
 
-async def each_block(records: Records, cluster: Cluster, visit: Callable[[BlockRecord], None]) -> None:
+async def each_block(
+    records: Records, cluster: Cluster, visit: Callable[[BlockRecord], None], *, progress: bool = True
+) -> None:
     """Show every block to ``visit``, in the order of the keys, IPv4 first; on a terminal with a progress bar."""
     names: list[str] = []
     for family in FAMILIES:
         prefix = keys.blocks_prefix(family)
         names += (await records.list_keys(KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), _ALL)))[1]
-    quiet = len(names) <= PAGE or not sys.stderr.isatty()
-    with click.progressbar(length=len(names), label="blocks", file=sys.stderr, hidden=quiet) as bar:
+    shown = progress and len(names) > PAGE and sys.stderr.isatty()
+    with click.progressbar(length=len(names), label="blocks", file=sys.stderr, hidden=not shown) as bar:
         for start in range(0, len(names), PAGE):
             page = names[start : start + PAGE]
             for record in (await records.read(page)).records:
@@ -87,6 +89,11 @@ def seen(record: Record, cluster: Cluster) -> BlockRecord | None:
     return None if block.deleted else block
 
 
+def pool_of(cluster: Cluster, cidr: Cidr) -> str | None:
+    """The name of the pool that a block lies in."""
+    return next((name for name, pool in cluster.settings.pools.items() if pool.cidr.contains(cidr)), None)
+
+
 class Usage(Struct, frozen=True):
     """The addresses of each pool, in the order of their names, and of the blocks that lie in none."""
 
@@ -102,7 +109,7 @@ async def usage(records: Records, cluster: Cluster) -> Usage:
 
     def visit(record: BlockRecord) -> None:
         used = count(record, settings.barred_in(record.cidr), cluster.serving)
-        pool = next((name for name, pool in settings.pools.items() if pool.cidr.contains(record.cidr)), None)
+        pool = pool_of(cluster, record.cidr)
         (orphans if pool is None else of_pool[pool]).append(used)
 
     await each_block(records, cluster, visit)

@@ -3,7 +3,7 @@
 import pytest
 
 from ipamd.core.address import Cidr, parse_cidr
-from ipamd.core.census import PoolUse, barred_in, borrowed, count, state_of
+from ipamd.core.census import PoolUse, barred_in, borrowed, cells, count, state_of
 from ipamd.core.records import WINDOWS_HANDLE, Owner, attribute, new_block
 
 POOL = parse_cidr("10.0.0.0/28")
@@ -72,3 +72,14 @@ def test_who_borrows() -> None:
     assert [borrowed(record, owner) for owner in (mine, other, nobody)] == [False, True, False]
     record.affinity = None
     assert [borrowed(record, owner) for owner in (mine, other, nobody)] == [True, True, False]
+
+
+def test_what_an_address_is_to_a_node() -> None:
+    """What another node's pod has is lent by the block's node and borrowed by that one; its reserve is reserve to all."""
+    record = new_block(BLOCK, "host:node-b", 0)
+    record.take({0}, POD)
+    record.take({1}, RESERVE)
+    record.take({2}, attribute("net.c2", {"node": "node-b", "pod": "api"}))
+    kept = ["reserve", "pod", "reserved", "free"]
+    assert cells(record, 0b0000_1001, {})[:5] == ["borrowed out", *kept]
+    assert cells(record, 0b0000_1001, {}, "node-a")[:5] == ["borrowed in", *kept]

@@ -22,6 +22,7 @@ _SHOW = """\
   ipamctl ipam show --ip 192.168.0.7
   ipamctl ipam show --show-borrowed
   ipamctl ipam show --show-configuration
+  ipamctl ipam show --map --node node-a --watch
   ipamctl ipam show -o jsonpath='{range .items[*]}{.cidr}{"\\t"}{.free}{"\\n"}{end}'
 """
 
@@ -31,6 +32,18 @@ _SHOW = """\
 @click.option("--ip", type=AddressType(), metavar="ADDRESS", help="who has this address")
 @click.option("--show-borrowed", is_flag=True, help="addresses that nodes have in other nodes' blocks")
 @click.option("--show-configuration", is_flag=True, help="the cluster's IPAM configuration")
+@click.option("--map", "as_map", is_flag=True, help="each block as a grid of its addresses")
+@click.option(
+    "--node", metavar="NAME", help="with --map: only blocks of this node, and those in which it has addresses"
+)
+@click.option(
+    "--watch",
+    type=click.FloatRange(0.1),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="with --map: draw again every so many seconds (2), until Ctrl-C",
+)
 @output_option
 async def show(
     target: Target,
@@ -40,6 +53,9 @@ async def show(
     ip: tuple[int, int] | None,
     show_borrowed: bool,
     show_configuration: bool,
+    as_map: bool,
+    node: str | None,
+    watch: float | None,
     output: Output,
 ) -> None:
     """Show how many addresses each pool has, and who has them.
@@ -54,10 +70,17 @@ async def show(
         "--ip": ip is not None,
         "--show-borrowed": show_borrowed,
         "--show-configuration": show_configuration,
+        "--map": as_map,
     }
     given = [flag for flag, is_given in modes.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"cannot show {' and '.join(given)} at once; give one of them")
+    if not as_map and (node is not None or watch is not None):
+        raise UsageError(f"cannot take {'--node' if node is not None else '--watch'} without --map; add it")
+    if watch is not None and output.form not in ("table", "wide"):
+        raise UsageError(f"cannot watch as {output.form}; leave out -o or --watch")
+    from ipamd.ctl.commands.ipam.map import show_map, watch_map
+
     async with target.records() as records:
         if ip is not None:
             await _show_address(records, ip, output)
@@ -65,6 +88,10 @@ async def show(
             await _show_borrowed(records, output)
         elif show_configuration:
             await _show_configuration(records, output)
+        elif watch is not None:
+            await watch_map(records, node or "", watch)
+        elif as_map:
+            await show_map(records, node or "", output)
         else:
             await _show_usage(records, output, blocks=show_blocks)
 
