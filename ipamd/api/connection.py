@@ -1,7 +1,7 @@
 """One client's connection: a socket, the parser of what it sends, and its deadlines as plain values.
 
 Holds no task and never waits: the server calls ``receive`` and ``send``, and waits between them where it has to;
-the server's sweep and its overload rule read the rest. May import ``access`` and ``http``; of Trio
+the server's sweep and its overload rule read the rest. May import ``access``, ``http`` and ``poller``; of Trio
 only the scope by which a connection is ended.
 """
 
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ipamd.api.access import Peer
 from ipamd.api.http import Parser
+from ipamd.api.poller import Poller
 
 _RECEIVE: Final = 65536  # bytes
 _NOW: Final = int(socket.MSG_DONTWAIT)
@@ -53,11 +54,13 @@ def acceptor(listener: socket.socket) -> Callable[[], socket.SocketType]:
 class Connection:
     """What the server knows of one client. Times are Trio's clock, in seconds."""
 
-    __slots__ = ("begun", "due", "parser", "peer", "replying", "scope", "sock", "unsent", "waiting_since")
+    __slots__ = ("begun", "due", "parser", "peer", "poller", "replying", "scope", "sock", "unsent", "waiting_since")
 
-    def __init__(self, sock: socket.SocketType, peer: Peer, limits: Limits, now: float) -> None:
+    def __init__(self, sock: socket.SocketType, peer: Peer, limits: Limits, now: float, poller: Poller) -> None:
         self.sock = sock
         self.peer = peer
+        self.poller = poller
+        """Where it waits for input."""
         self.parser = Parser(limits.max_head, limits.max_body)
         self.scope: trio.CancelScope | None = None
         """Cancelling it ends the connection, whatever its task is waiting for; None while it has no task."""
@@ -66,7 +69,7 @@ class Connection:
         self.due = inf
         """When the sweep is to end the connection."""
         self.waiting_since: float | None = None
-        """Since when the task waits for a request of which nothing has come yet."""
+        """Since when it waits for a request of which nothing has come yet."""
         self.unsent: bytes | memoryview = b""
         """What the socket has not taken yet of what was sent."""
         self.replying = False
@@ -99,11 +102,6 @@ class Connection:
             return False
         self.unsent = b"" if sent == len(data) else memoryview(data)[sent:]
         return True
-
-    def end(self) -> None:
-        """End the connection, whatever its task waits for."""
-        if self.scope is not None:
-            self.scope.cancel()
 
     def has_input(self) -> bool:
         """Whether something has arrived that was not received."""

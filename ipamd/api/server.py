@@ -1,8 +1,9 @@
 """Connections on the API's sockets, from accept to close.
 
 ``_advance`` serves what has arrived and never waits; it returns what to wait for next. So a request that is there when
-its connection is accepted, as the plugin's mostly is, is answered at once; only a connection that has to wait gets a
-Trio task, which would cost as much as the answer.
+its connection is accepted, as the plugin's mostly is, is answered at once. Those that wait for input are in a
+``Poller``, and answered when it comes in the turn of one task. Only a connection that has to wait for anything else
+gets a Trio task, which would cost as much as the answer.
 
 What it promises:
 
@@ -15,13 +16,14 @@ What it promises:
   connection lets the rest of the daemon run.
 
 Order of calls: ``serve`` once for each listener, ``stop`` once; ``serve`` returns when the last of its connections
-is closed. May import ``connection``, ``http``, ``refusals``, ``access`` and
+is closed. May import ``connection``, ``poller``, ``http``, ``refusals``, ``access`` and
 ``ipamd.core.errors``.
 """
 
 import errno
 import socket
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from functools import partial
 from math import inf
 from typing import Final
@@ -31,6 +33,7 @@ import trio
 from ipamd.api.access import Peer, peer_of
 from ipamd.api.connection import Connection, Limits, acceptor
 from ipamd.api.http import CONTINUE, BadRequestError, Request, Response, serialize
+from ipamd.api.poller import Poller
 from ipamd.api.refusals import CRASHED, OVERLOADED, STOPPING, TOO_SLOW, refusal
 from ipamd.core.errors import Code
 
@@ -38,9 +41,17 @@ Handler = Callable[[Request, Peer], Response | Awaitable[Response]]
 AfterReply = Callable[[Request, Response, Peer], None]
 Wait = Callable[[], Awaitable[bool]]
 """What a connection has to wait for; answers whether it is to be served further."""
+
+
+class _Input(Enum):
+    """The wait that needs no task."""
+
+    AWAITED = auto()
+
+
 OnCrash = Callable[[Exception], None]
 
-_TURN: Final = 32  # requests or receives in a row, about a millisecond
+_TURN: Final = 32  # requests in a row, about a millisecond
 _ACCEPT_TURN: Final = 16  # connections in a row, each perhaps with a request to answer
 _ACCEPT_PAUSE: Final = 0.1  # seconds; while descriptors are short, the listener stays readable
 _LINGER: Final = 2.0  # seconds in which a refused client may still send, so that it gets to read the refusal
@@ -100,14 +111,26 @@ class Server:
         async with trio.open_nursery() as sweeping:
             sweeping.start_soon(self._sweep)
             async with trio.open_nursery() as nursery:
-                with listener, trio.CancelScope() as accepting:
-                    self._accepting[listener] = accepting
-                    if self._stop_at < inf:
-                        accepting.cancel()
-                    task_status.started()
-                    await self._accept(listener, nursery)
-                del self._accepting[listener]
+                poller = Poller(nursery)
+                try:
+                    await self._welcome(listener, poller, task_status)
+                finally:
+                    for connection in poller.close():  # few, or soon gone: from now on each waits in a task
+                        self._start(connection, partial(self._take, connection))
             sweeping.cancel_scope.cancel()
+
+    async def _welcome(self, listener: socket.socket, poller: Poller, task_status: trio.TaskStatus[None]) -> None:
+        """Accept connections, and serve them, until no more are to be accepted; closes the listener."""
+        async with trio.open_nursery() as attending:
+            attending.start_soon(self._attend, poller)
+            with listener, trio.CancelScope() as accepting:
+                self._accepting[listener] = accepting
+                if self._stop_at < inf:
+                    accepting.cancel()
+                task_status.started()
+                await self._accept(listener, poller)
+            del self._accepting[listener]
+            attending.cancel_scope.cancel()
 
     def abandon(self, listener: socket.socket) -> None:
         """Accept no more on this listener; the connections that it brought are served further."""
@@ -118,13 +141,13 @@ class Server:
         self._stop_at = trio.current_time() + grace
         for accepting in self._accepting.values():
             accepting.cancel()
-        for connection in self._connections:
+        for connection in self._connections:  # those without a task get one when no more are accepted
             if connection.scope is not None:
                 connection.scope.deadline = self._stop_at
                 if connection.waiting_since is not None and not connection.has_input():
                     connection.scope.cancel()
 
-    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, poller: Poller) -> None:
         accept = acceptor(listener)
         while True:
             await trio.lowlevel.wait_readable(listener)
@@ -141,28 +164,51 @@ class Server:
                     if error.errno not in _ABORTED:
                         raise
                 else:
-                    self._admit(sock, nursery)
+                    self._admit(sock, poller)
 
-    def _admit(self, sock: socket.SocketType, nursery: trio.Nursery) -> None:
+    async def _attend(self, poller: Poller) -> None:
+        """Serve those who were waiting for input when it comes."""
+        while True:
+            for connection in await poller.ready():
+                self._heard(connection)
+                self._receive(connection)
+
+    def _admit(self, sock: socket.SocketType, poller: Poller) -> None:
         """Start serving a connection, or turn it away if too many are busy."""
-        connection = Connection(sock, peer_of(sock), self._limits, trio.current_time())
+        connection = Connection(sock, peer_of(sock), self._limits, trio.current_time(), poller)
         if len(self._connections) >= self._limits.max_connections and not self._evict():
             self.turned_away += 1
             connection.send(OVERLOADED)
             sock.close()
             return
         self._connections.add(connection)
+        self._receive(connection)
+
+    def _receive(self, connection: Connection) -> None:
+        """Serve what has arrived, and see to what the connection waits for then."""
+        wait: Wait | _Input | None = _Input.AWAITED
         try:
-            wait = self._advance(connection)
+            data = connection.receive()
+            if data:
+                connection.parser.feed(data)
+                wait = self._advance(connection)
+            elif data is not None:
+                wait = None
         except Exception as error:  # noqa: BLE001 - with _run the one boundary that turns an error into a reply
             self._crash(connection, error)
             wait = None
-        if wait is None:
-            self._connections.discard(connection)
-            sock.close()
+        if wait is _Input.AWAITED and self._expect(connection):
+            connection.poller.watch(connection)
+        elif wait is None or wait is _Input.AWAITED:
+            self._close(connection)
         else:
-            connection.scope = trio.CancelScope(deadline=self._stop_at)
-            nursery.start_soon(self._run, connection, connection.scope, wait)
+            connection.poller.forget(connection)
+            self._start(connection, wait)
+
+    def _start(self, connection: Connection, wait: Wait) -> None:
+        """Serve a connection in a task, until it only waits for input."""
+        connection.scope = trio.CancelScope(deadline=self._stop_at)
+        connection.poller.nursery.start_soon(self._run, connection, connection.scope, wait)
 
     def _evict(self) -> bool:
         """Close the connection that has been idle for longest, or else kept us waiting; never one that we keep waiting.
@@ -174,7 +220,7 @@ class Server:
                 del waiting[oldest]
                 self._connections.discard(oldest)
                 oldest.begun = None  # not its slowness ends it: nothing is said
-                oldest.end()
+                self._end(oldest)
                 return True
         return False
 
@@ -185,21 +231,36 @@ class Server:
         while True:
             await trio.sleep(period)
             now = trio.current_time()
-            for connection in self._connections:
-                if connection.due <= now:
-                    connection.end()
+            for connection in [each for each in self._connections if each.due <= now]:
+                self._end(connection)
 
-    async def _run(self, connection: Connection, scope: trio.CancelScope, wait: Wait | None) -> None:
-        """Serve a connection that has to wait, until its close. Cancelling its scope ends it at any point."""
+    async def _run(self, connection: Connection, scope: trio.CancelScope, wait: Wait) -> None:
+        """Serve a connection until it only waits for input. Cancelling its scope ends it at any point."""
+        further: Wait | _Input | None = wait
         try:
             with scope:
-                while wait is not None and await wait():
-                    wait = self._advance(connection)
+                while not isinstance(further, _Input | None):
+                    further = self._advance(connection) if await further() else None
+                    if further is _Input.AWAITED and not connection.poller.open:
+                        further = partial(self._listen, connection)
             if scope.cancelled_caught:
                 self._explain(connection)
-        except Exception as error:  # noqa: BLE001 - with _admit the one boundary that turns an error into a reply
+        except Exception as error:  # noqa: BLE001 - with _receive the one boundary that turns an error into a reply
             self._crash(connection, error)
+            further = None
         finally:
+            if further is not _Input.AWAITED or scope.cancel_called or not self._expect(connection):
+                self._close(connection)
+            else:
+                connection.scope = None
+                connection.poller.watch(connection)
+
+    def _end(self, connection: Connection) -> None:
+        """End a connection, whatever it waits for."""
+        if connection.scope is not None:
+            connection.scope.cancel()
+        else:
+            self._explain(connection)
             self._close(connection)
 
     def _crash(self, connection: Connection, error: Exception) -> None:
@@ -211,6 +272,7 @@ class Server:
         self._connections.discard(connection)
         self._idle.pop(connection, None)
         self._unheard.pop(connection, None)
+        connection.poller.forget(connection)
         connection.sock.close()
 
     def _explain(self, connection: Connection) -> None:
@@ -220,8 +282,8 @@ class Server:
         elif connection.begun is not None and connection.parser.partial:
             connection.send(TOO_SLOW)
 
-    def _advance(self, connection: Connection) -> Wait | None:
-        """Serve what has arrived; return what to wait for before the next call, None if the connection is to end."""
+    def _advance(self, connection: Connection) -> Wait | _Input | None:
+        """Serve what was received; return what to wait for before the next call, None if the connection is to end."""
         parser = connection.parser
         for _ in range(_TURN):
             try:
@@ -229,15 +291,7 @@ class Server:
             except BadRequestError as error:
                 return partial(self._refuse, connection, error)
             if request is None:
-                if parser.expects_continue:
-                    return partial(self._invite, connection)
-                data = connection.receive()
-                if data is None:
-                    return partial(self._listen, connection)
-                if not data:
-                    return None
-                parser.feed(data)
-                continue
+                return partial(self._invite, connection) if parser.expects_continue else _Input.AWAITED
             connection.begun = None
             self._unheard.pop(connection, None)
             connection.replying = True
@@ -271,17 +325,35 @@ class Server:
         return True
 
     async def _listen(self, connection: Connection) -> bool:
-        """Wait for input, unless it would be the beginning of a request and the server is to stop."""
+        """Wait for input where no poller does any more."""
+        if not self._expect(connection):
+            return False
+        await trio.lowlevel.wait_readable(connection.sock)
+        self._heard(connection)
+        return await self._take(connection)
+
+    @staticmethod
+    async def _take(connection: Connection) -> bool:
+        """Receive what has arrived; False if the client hung up."""
+        data = connection.receive()
+        if data:
+            connection.parser.feed(data)
+        return data != b""
+
+    def _expect(self, connection: Connection) -> bool:
+        """Let a connection wait for input, unless it would be the beginning of a request and the server is to stop."""
         if self._stop_at < inf and not connection.parser.partial:
             return False
         connection.expect(trio.current_time(), self._limits)
         waiting = self._idle if connection.begun is None else self._unheard
         waiting.setdefault(connection)  # who sends bit by bit keeps his place
-        await trio.lowlevel.wait_readable(connection.sock)
+        return True
+
+    def _heard(self, connection: Connection) -> None:
+        """There is input, or the end of it."""
         self._idle.pop(connection, None)
         connection.waiting_since = None
         connection.due = inf
-        return True
 
     async def _invite(self, connection: Connection) -> bool:
         """Ask for the body that the client holds back."""

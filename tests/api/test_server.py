@@ -223,6 +223,30 @@ async def test_an_immediate_answer_takes_no_task_switch(tmp_path):
     assert len(set(at_call)) == 1
 
 
+async def test_requests_that_arrive_together_are_answered_in_one_turn(tmp_path):
+    """Kept connections wait without tasks of their own: one step serves all that have input."""
+    steps, at_call = Steps(), []
+
+    def handler(request, peer):
+        at_call.append(steps.count)
+        return Response(200)
+
+    async with running(tmp_path, handler) as run:
+        clients = [await run.connect() for _ in range(3)]
+        for client in clients:
+            await client.ask(GET)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(steps)
+        at_call.clear()
+        for client in clients:
+            client.stream.socket._sock.send(GET)  # at once: Trio's own would let the server run between them
+        for client in clients:
+            assert (await client.receive())[0] == 200
+        trio.lowlevel.remove_instrument(steps)
+    assert len(at_call) == 3
+    assert len(set(at_call)) == 1
+
+
 async def test_an_awaitable_answer_is_waited_for(tmp_path):
     """A handler may take its time; other clients are served meanwhile, and its own requests keep their order."""
     go_on = trio.Event()
@@ -650,6 +674,27 @@ async def test_expect_continue(tmp_path):
             await wait_all_tasks_blocked()
             await client.send(b"i")
             assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_connections_of_a_listener_that_was_given_up_are_served_further(tmp_path):
+    """Whoever came by a listener that accepts no more, idle or amid a request, still gets answers; nobody comes anew."""
+    listener = bind(tmp_path / "s", None)
+    async with running(tmp_path, listener=listener) as run:
+        idle, half = await run.connect(), await run.connect()
+        await idle.ask(GET)
+        await half.send(GET[:5])
+        await wait_all_tasks_blocked()
+        run.server.abandon(listener)
+        await wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="refused"):
+            await run.connect()
+        for _ in range(2):
+            assert (await idle.ask(GET))[0] == 200
+        assert (await half.ask(GET[5:]))[0] == 200
+        assert not run.served.is_set()
+        for client in (idle, half):
+            await client.stream.aclose()
+        await run.served.wait()
 
 
 async def test_head(tmp_path):
