@@ -9,6 +9,7 @@
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
 #   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
+#   make pages   the manual page and the reference of ipamctl, out of its own help
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale fuzz system clean
+.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale fuzz pages system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -86,6 +87,9 @@ endif
 ifneq ($(shell command -v clang),)
 	$(BIN)/python -m tests.fuzz guided-plugin --requests $(REQUESTS) --seed $(SEED)
 endif
+
+pages: $(VENV)/.run-stamp
+	$(BIN)/python -m ipamd.ctl.pages
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:

@@ -1,9 +1,15 @@
 """The pages in ``docs``: every test and module that they name exists."""
 
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+
+from ipamd.ctl import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -39,3 +45,34 @@ def test_every_invariant_is_attacked() -> None:
     sections = re.split(r"^## ", (ROOT / "docs" / "design.md").read_text(), flags=re.MULTILINE)[1:]
     assert [section.split(" ")[0] for section in sections] == [f"I{number}" for number in range(1, 8)]
     assert all(section.count("`tests/") >= 2 for section in sections)
+
+
+@pytest.mark.parametrize(("page", "made"), [(pages.REFERENCE, pages.reference), (pages.MAN, pages.man)])
+def test_the_pages_of_the_commands_are_up_to_date(page: Path, made: Callable[[], str]) -> None:
+    """What is told of a command is its own help; ``make pages`` writes it."""
+    assert page.read_text() == made(), f"{page.name} is out of date: run `make pages`"
+
+
+def test_every_command_is_in_the_pages() -> None:
+    """Each with its flags, and its examples as one types them."""
+    reference, man = pages.reference(), pages.man()
+    listed = [each for _title, section in pages.commands() for each in section]
+    assert {"ipamctl get", "ipamctl ipam check", "ipamctl explain pod"} <= {words for words, _command in listed}
+    for words, command in listed:
+        assert f"\n### {words}\n" in reference
+        assert "\n.SS " + words.replace("-", "\\-") in man
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                assert all(option in reference for option in parameter.opts)
+
+
+def test_the_manual_page_is_printed_as_it_is_meant(tmp_path: Path) -> None:
+    """Without a complaint, and examples with quotes and hyphens that a shell understands."""
+    if shutil.which("groff") is None:
+        pytest.skip("there is no groff to print it with")
+    (tmp_path / "page.1").write_text(pages.man())
+    command = ["groff", "-ww", "-man", "-Tutf8", "-rLL=200n", "-P-c", "-P-b", "-P-u", str(tmp_path / "page.1")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    example = """ipamctl patch ippool default-ipv4-ippool -p '{"spec": {"disabled": true}}'"""
+    assert example in done.stdout

@@ -37,7 +37,7 @@ ALLOWED = {
     "argparse": {"cli.main"},
     "click": {
         "ctl.asking", "ctl.command", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain", "ctl.commands.gc",
-        "ctl.commands.node", "ctl.commands.records", "ctl.commands.takeover", "ctl.commands.top", "ctl.main", "ctl.output", "ctl.resources.kinds",
+        "ctl.commands.node", "ctl.commands.records", "ctl.commands.takeover", "ctl.commands.top", "ctl.main", "ctl.output", "ctl.pages", "ctl.resources.kinds",
         "ctl.commands.changes", "ctl.commands.ipam.check", "ctl.commands.ipam.configure", "ctl.commands.ipam.holders", "ctl.commands.ipam.release", "ctl.commands.ipam.show", "ctl.commands.ipam.split", "ctl.commands.label", "ctl.usage",
         "ctl.commands.ipam.drawing", "ctl.commands.ipam.map",
     },
