@@ -18,7 +18,7 @@ ALLOWED = {
     "trio": {
         "api.connection", "api.events", "api.look", "api.poller", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
         "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
-        "ctl.client", "ctl.command", "ctl.examination", "ctl.commands.events", "ctl.commands.ipam.map", "ctl.commands.node", "ctl.commands.top", "runtime.survey",
+        "ctl.client", "ctl.command", "ctl.completion", "ctl.examination", "ctl.commands.events", "ctl.commands.ipam.map", "ctl.commands.node", "ctl.commands.top", "runtime.survey",
         "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.claimer", "store.cleaner", "store.hold",
         "store.presence", "store.sync", "store.writer",
         "supervisor",
@@ -36,7 +36,7 @@ ALLOWED = {
     "subprocess": {"cni.build"},
     "argparse": {"cli.main"},
     "click": {
-        "ctl.asking", "ctl.command", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain", "ctl.commands.gc",
+        "ctl.asking", "ctl.command", "ctl.completion", "ctl.commands.about", "ctl.commands.bundle", "ctl.commands.events", "ctl.commands.explain", "ctl.commands.gc",
         "ctl.commands.node", "ctl.commands.records", "ctl.commands.takeover", "ctl.commands.top", "ctl.main", "ctl.output", "ctl.pages", "ctl.resources.kinds",
         "ctl.commands.changes", "ctl.commands.ipam.check", "ctl.commands.ipam.configure", "ctl.commands.ipam.holders", "ctl.commands.ipam.release", "ctl.commands.ipam.show", "ctl.commands.ipam.split", "ctl.commands.label", "ctl.usage",
         "ctl.commands.ipam.drawing", "ctl.commands.ipam.map",

@@ -7,12 +7,15 @@ stand before the command's name or after it.
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
 from ipamd.config import KEYS
+
+if TYPE_CHECKING:
+    from ipamd.ctl.target import Target
 
 P = ParamSpec("P")
 
@@ -46,6 +49,22 @@ def take_target(context: click.Context) -> None:
         value = context.params.pop(option.name or "", None)
         if value is not None:
             given[option.name or ""] = value
+
+
+def given_of(context: click.Context) -> dict[str, str]:
+    """The same where the command line is not run but completed: as it stands so far."""
+    outer = {} if context.parent is None else given_of(context.parent)
+    ours = {option.name or "": context.params.get(option.name or "") for option in target_options(hidden=True)}
+    return {**outer, **{name: value for name, value in ours.items() if value is not None}}
+
+
+def target_of(given: Mapping[str, str]) -> "Target":
+    """What our flags name."""
+    from ipamd.ctl.target import Target
+
+    etcd = {key.path: given[field] for key in _ETCD if (field := _NAME.format(f"etcd_{key.name}")) in given}
+    socket, config, db = (given.get(_NAME.format(each)) for each in ("socket", "config", "db"))
+    return Target(socket, config, db, etcd)
 
 
 class Command(click.Command):
@@ -92,12 +111,7 @@ def command(name: str, examples: str) -> Callable[[Callable[Concatenate[Any, P],
         def run(context: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> None:
             import trio
 
-            from ipamd.ctl.target import Target
-
-            given: dict[str, str] = context.obj or {}
-            etcd = {key.path: given[field] for key in _ETCD if (field := _NAME.format(f"etcd_{key.name}")) in given}
-            socket, config, db = (given.get(_NAME.format(each)) for each in ("socket", "config", "db"))
-            target = Target(socket, config, db, etcd)
+            target = target_of(context.obj or {})
 
             async def main() -> None:
                 await function(target, *args, **kwargs)

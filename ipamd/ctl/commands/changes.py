@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ipamd.ctl import completion
 from ipamd.ctl.command import command
 from ipamd.ctl.errors import CommandError, UsageError
 from ipamd.ctl.resources.kind import Kind
@@ -100,7 +101,7 @@ _DELETE = """\
 
 @command("delete", _DELETE)
 @click.argument("kind", type=KindType(), required=False)
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=completion.of_kind)
 @_files(required=False)
 @_dry_run
 async def delete(
@@ -141,7 +142,7 @@ _PATCH = """\
 
 @command("patch", _PATCH)
 @click.argument("kind", type=KindType())
-@click.argument("name")
+@click.argument("name", shell_complete=completion.of_kind)
 @click.option("-p", "--patch", required=True, metavar="JSON", help="fields to set; null removes one")
 @click.option(
     "-t",

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
+from ipamd.ctl import completion
 from ipamd.ctl.command import Group, command
 from ipamd.ctl.errors import UsageError
 from ipamd.ctl.output import Column, Output, Sheet, counted, output_option, show, tell
@@ -29,7 +30,7 @@ _POD = """\
 
 
 @command("pod", _POD)
-@click.argument("pod", metavar="NAMESPACE/NAME")
+@click.argument("pod", metavar="NAMESPACE/NAME", shell_complete=completion.pods)
 @click.option("--cni-config", metavar="FILE", help="CNI configuration of the pod's network (.conf or .conflist)")
 @output_option
 async def pod(target: Target, pod: str, cni_config: str | None, output: Output) -> None:
@@ -62,7 +63,7 @@ _NODE = """\
 
 
 @command("node", _NODE)
-@click.argument("node", metavar="[NAME]", default="")
+@click.argument("node", metavar="[NAME]", default="", shell_complete=completion.of("node"))
 @output_option
 async def node(target: Target, node: str, output: Output) -> None:
     """Show what this daemon's node may use: each pool, the cluster's limits, its blocks and reserves."""

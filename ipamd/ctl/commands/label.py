@@ -2,6 +2,7 @@
 
 import click
 
+from ipamd.ctl import completion
 from ipamd.ctl.command import command
 from ipamd.ctl.errors import CommandError, UsageError
 from ipamd.ctl.resources.kind import Kind
@@ -17,7 +18,7 @@ _LABEL = """\
 
 @command("label", _LABEL)
 @click.argument("kind", type=KindType())
-@click.argument("name")
+@click.argument("name", shell_complete=completion.of_kind)
 @click.argument("labels", metavar="KEY=VALUE|KEY-...", nargs=-1, required=True)
 @click.option("--overwrite", is_flag=True, help="change labels that have another value")
 async def label(target: Target, kind: Kind, name: str, labels: tuple[str, ...], overwrite: bool) -> None:  # noqa: FBT001 - click passes names

@@ -2,6 +2,7 @@
 
 import click
 
+from ipamd.ctl import completion
 from ipamd.ctl.command import command
 from ipamd.ctl.output import Output, output_option, show
 from ipamd.ctl.resources.kind import Kind
@@ -19,7 +20,7 @@ _GET = """\
 
 @command("get", _GET)
 @click.argument("kind", type=KindType())
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=completion.of_kind)
 @output_option
 async def get(target: Target, kind: Kind, names: tuple[str, ...], output: Output) -> None:
     """Show records of a kind: all, or those named."""

@@ -33,7 +33,7 @@ _SHEET = Sheet(
 @command("check", _CHECK)
 @click.option("--show-all-ips", is_flag=True, help="print all addresses that are allocated, and put them in the report")
 @click.option("--show-problem-ips", is_flag=True, help="the same as without it: problems are always shown")
-@click.option("--report", metavar="FILE", help="write a report, for `ipam release --from-report`")
+@click.option("--report", type=click.Path(), metavar="FILE", help="write a report, for `ipam release --from-report`")
 @output_option
 async def check(
     target: Target, /, *, show_all_ips: bool, show_problem_ips: bool, report: str | None, output: Output

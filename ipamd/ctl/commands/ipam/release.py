@@ -31,6 +31,7 @@ _RELEASE = """\
 @click.option(
     "--from-report",
     "reports",
+    type=click.Path(),
     metavar="FILE",
     multiple=True,
     help="release what is leaked by a report of `ipam check`; of several, what is leaked by all of them",

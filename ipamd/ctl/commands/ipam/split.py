@@ -2,6 +2,7 @@
 
 import click
 
+from ipamd.ctl import completion
 from ipamd.ctl.command import command
 from ipamd.ctl.errors import UsageError
 from ipamd.ctl.target import Target
@@ -14,8 +15,8 @@ _SPLIT = """\
 
 @command("split", _SPLIT)
 @click.argument("number", type=int)
-@click.option("--cidr", help="CIDR of the pool to split")
-@click.option("--name", help="name of the pool to split")
+@click.option("--cidr", shell_complete=completion.of("ippool", "cidr"), help="CIDR of the pool to split")
+@click.option("--name", shell_complete=completion.of("ippool"), help="name of the pool to split")
 @click.option("--dry-run", is_flag=True, help="say which pools it would become, and change nothing")
 async def split(target: Target, /, *, number: int, cidr: str | None, name: str | None, dry_run: bool) -> None:
     """Split a pool into NUMBER pools of equal size, a power of two: in one transaction, with its specification.
