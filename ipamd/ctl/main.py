@@ -132,5 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(words: str, code: int) -> int:
-    sys.stderr.write(f"ipamctl: {words}\n")
+    from ipamd.ctl.output import tell
+
+    tell(f"ipamctl: {words}".splitlines(), err=True)
     return code

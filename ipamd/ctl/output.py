@@ -144,13 +144,17 @@ def _bad_columns(why: str) -> click.BadParameter:
     return click.BadParameter(f"cannot read the columns: {why}", param_hint="-o")
 
 
-def tell(lines: Iterable[str]) -> None:
+def tell(lines: Iterable[str], *, err: bool = False) -> None:
     """Print lines of words; on a terminal what does not fit goes on in the next line, a little further in."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    width = shutil.get_terminal_size().columns if (sys.stderr if err else sys.stdout).isatty() else 0
     for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        folded = textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) if width else []
-        click.echo("\n".join(folded) or line)
+        click.echo("\n".join(folded(line, width) if width else [line]), err=err)
+
+
+def folded(line: str, width: int) -> list[str]:
+    """A line of words as lines of a width; no word is cut unless it is longer than that."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [line]
 
 
 def counted(number: int, thing: str) -> str:

@@ -9,13 +9,19 @@ import subprocess
 import sys
 import termios
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import click
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 60
 ROWS = 50
+
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+"""Before a command that is ended by Ctrl-C: counts even if the tests were started in a shell's background."""
+_TERMINAL = (*INTERRUPTIBLE, "setsid", "--ctty")
 
 
 class Screen:
@@ -26,11 +32,11 @@ class Screen:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ipamd.ctl", *argv],
+            [*_TERMINAL, sys.executable, "-m", "ipamd.ctl", *argv],
             stdin=theirs,
             stdout=subprocess.PIPE if piped else theirs,
             stderr=theirs,
-            env={**environment, "TERM": "xterm-256color"},
+            env={**environment, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)},
         )
         os.close(theirs)
         self._seen = ""
@@ -53,6 +59,10 @@ class Screen:
             assert self._read(), f"it ended without {text!r}: {self._seen!r}"
         shown, self._seen = self._seen, ""
         return shown
+
+    def type(self, text: str) -> None:
+        """Type something: Ctrl-C is the character 3."""
+        os.write(self._ours, text.encode())
 
     def to_the_end(self) -> str:
         """All that it writes."""

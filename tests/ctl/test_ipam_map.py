@@ -1,7 +1,6 @@
 """``ipam show --map``: every address a cell, whatever the width; in place on a terminal."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.census import Cell
 from ipamd.ctl.commands.ipam.drawing import LOOKS, Drawn, legend, picture
 from tests.ctl.places import BehindSocket, Ctl, Done
-from tests.ctl.terminal import Screen, on_terminal
+from tests.ctl.terminal import INTERRUPTIBLE, Screen, on_terminal
 from tests.ctl.test_ipam_show import RESERVED, at_the_time, reserved
 
 BLOCK = keys.block_key(parse_cidr("10.0.0.0/29"))
@@ -145,8 +144,30 @@ def test_watching_on_a_terminal(daemon: BehindSocket) -> None:
         )
         later = click.unstyle(screen.until("rrq>Tcx>", plain=True))
         assert "\x1b[H\x1b[J" not in later
-        screen.process.send_signal(signal.SIGINT)
+        screen.type("\x03")
+        screen.to_the_end()
         assert screen.process.wait(20) == 0
+
+
+def test_watching_a_store_that_goes_away(daemon: BehindSocket) -> None:
+    """The last map stays, with the reason, until the store is back; a record that cannot be read is told of."""
+    daemon.load({key: value.encode() for key, value in reserved().items()})
+    with Screen([*daemon.flags, "ipam", "show", "--map", "--watch", "0.1"], 80) as screen:
+        screen.until("rrq>Tcx.", plain=True)
+        daemon.store.away = True
+        away = screen.until("This is how it was:")
+        assert "cannot read the store: memory: away; waiting for it." in away
+        screen.until("rrq>Tcx.", plain=True)
+        daemon.put(BLOCK, b"{}")
+        daemon.store.away = False
+        assert "no node has claimed a block" in screen.until("1 record cannot be read: leave out --watch to see which")
+
+
+def test_watching_a_store_that_is_away(ipamctl: Callable[..., Done], daemon: BehindSocket) -> None:
+    """Nothing to show yet: it ends with exit code 3."""
+    daemon.store.away = True
+    done = ipamctl(*daemon.flags, "ipam", "show", "--map", "--watch")
+    assert done == (3, "", "ipamctl: cannot read the store: memory: away\n")
 
 
 def test_watching_more_than_a_screen(daemon: BehindSocket) -> None:
@@ -164,16 +185,23 @@ def test_watching_more_than_a_screen(daemon: BehindSocket) -> None:
 
 
 def test_watching_in_a_pipe(daemon: BehindSocket) -> None:
-    """One map after the other, without control characters."""
+    """One map after the other, without control characters; that the store is away is said once."""
     daemon.load({key: value.encode() for key, value in reserved().items()})
-    line = [sys.executable, "-m", "ipamd.ctl", *daemon.flags, "ipam", "show", "--map", "--watch=0.1"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+    line = [*INTERRUPTIBLE, sys.executable, "-m", "ipamd.ctl", *daemon.flags, "ipam", "show", "--map", "--watch=0.1"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         seen = ""
         while seen.count("rrq>Tcx.") < 2:
             seen += process.stdout.readline()
+        daemon.store.away = True
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ipamctl: cannot read the store: memory: away; waiting for it\n"
+        daemon.store.away = False
+        while seen.count("rrq>Tcx.") < 4:  # one may have been on its way
+            seen += process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert "\x1b" not in seen + process.stdout.read()
+        assert process.stderr.read() == ""
     assert process.returncode == 0
 
 

@@ -7,6 +7,7 @@ import pytest
 from ipamd.ctl.commands.bundle import REMOVED, cleaned
 from ipamd.ctl.commands.node import screen
 from ipamd.ctl.commands.top import rates
+from tests.ctl.terminal import Screen
 
 STATUS = {
     "version": "0.1.0", "node": "node-a", "at": "2026-11-21T12:00:00Z", "uptime_seconds": 100.0, "ready": True, "reason": "",
@@ -96,6 +97,26 @@ def test_a_daemon_that_was_started_between_two_looks() -> None:
     assert lines[0].endswith("up 2s: not ready: x")
     assert lines[2] == "ADD/s                5.0   failed 0.0"
     assert lines[4] == "transactions/s       5.0"
+
+
+def test_top_says_that_the_store_is_away() -> None:
+    """The daemon serves on; what it cannot write grows."""
+    store: dict[str, object] = {**STATUS["store"], "connected": False, "last_read_error": "away"}  # type: ignore[dict-item] # a dict
+    assert "store         not connected: away" in list(rates(STATUS, {**STATUS, "store": store}))
+
+
+@pytest.mark.parametrize("line", ["status", "top --count 1", "ipam show"])
+def test_an_error_is_folded_on_a_terminal(line: str) -> None:
+    """No word of it is cut; in a pipe it is one line."""
+    argv = ["--socket", "/a-folder-that-is-not-there/ipamd.sock", *line.split()]
+    with Screen(argv, 60) as screen:
+        shown = screen.to_the_end().replace("\r\n", "\n")
+        assert screen.process.wait(60) == 3
+    assert max(map(len, shown.splitlines())) <= 60
+    assert len(shown.splitlines()) > 2
+    assert " ".join(shown.split()).startswith(
+        "ipamctl: cannot reach ipamd at /a-folder-that-is-not-there/ipamd.sock: no "
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,12 @@
 import io
 import json
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import termios
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -20,6 +17,7 @@ import pytest
 from ipamd.ctl.main import COMMANDS, cli
 from tests.api.host_local import HostLocal
 from tests.api.plugin_call import ENVIRONMENT
+from tests.ctl.terminal import Screen, on_terminal
 from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.runtime.results import cached
 
@@ -169,41 +167,22 @@ def test_status_and_top(daemon: Daemon) -> None:
     assert err == "ipamctl: node node-a is not ready: the node is being drained\n"
 
 
-def on_terminal(daemon: Daemon, columns: int, *argv: str, end: bytes = b"") -> tuple[int, str]:
-    """Run the program on a terminal of so many columns; ``end``: what is typed when it has printed something."""
-    mine, its = pty.openpty()
-    termios.tcsetwinsize(its, (24, columns))
-    # Ctrl-C counts even if these tests were started in a shell's background, which has it ignored.
-    terminal = ("env", "--default-signal=INT", "setsid", "--ctty", "--wait")
-    command = (*terminal, sys.executable, "-m", "ipamd.ctl", "--socket", str(daemon.socket), *argv)
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=env) as ran:
-        os.close(its)
-        seen = b""
-        with suppress(OSError):  # EIO: the other end is closed
-            while data := os.read(mine, 65536):
-                seen += data
-                if end and b"POOL" in seen:
-                    os.write(mine, end)
-                    end = b""
-        os.close(mine)
-    return ran.returncode, seen.decode()
-
-
 def test_on_a_terminal(daemon: Daemon) -> None:
     """Lines are folded to its width; ``top`` draws over itself until Ctrl-C, which is no error."""
     daemon.plugin("ADD", "x", network(ipv4_pools=["nope"]))
     heights = []
     for columns in (80, 200):
-        code, seen = on_terminal(daemon, columns, "status")
-        assert code == 0
-        assert max(map(len, seen.splitlines())) <= columns
-        heights.append(len(seen.splitlines()))
+        shown, _ = on_terminal(["--socket", str(daemon.socket), "status"], columns)
+        assert max(map(len, shown.splitlines())) <= columns
+        heights.append(len(shown.splitlines()))
     assert heights[0] > heights[1]
-    code, seen = on_terminal(daemon, 80, "top", "--interval", "0.2", end=b"\x03")
-    assert code == 0, seen
-    assert seen.startswith("\x1b[H\x1b[J")
-    assert "interrupted" not in seen
+    with Screen(["--socket", str(daemon.socket), "top", "--interval", "0.2"], 40) as screen:
+        shown = screen.until("default-ipv6-ippool")
+        assert shown.startswith("\x1b[H\x1b[J")
+        assert max(map(len, click.unstyle(shown).splitlines())) <= 40
+        screen.type("\x03")
+        assert "interrupted" not in screen.to_the_end()
+        assert screen.process.wait(20) == 0
 
 
 def test_reserve_drain_and_undrain(daemon: Daemon) -> None:

@@ -52,7 +52,7 @@ def screen(told: dict[str, Any]) -> Iterator[str]:
     for key, why in store["damaged_records"].items():
         yield _line("", f"record {key}: {why}")
     oldest = f" (for {age(flush['unflushed_age_seconds'])})" if flush["unflushed"] else ""
-    done = (f"{flush[name]} {name}" for name in ("transactions", "conflicts", "failures"))
+    done = (counted(flush[f"{thing}s"], thing) for thing in ("transaction", "conflict", "failure"))
     yield _line("flush", f"{flush['unflushed']} unflushed{oldest}; {', '.join(done)}")
     yield _line("state file", f"{file['path']}, {file['bytes']:,} bytes")
     for why in filter(None, (file["error"], *(f"set aside: {name}" for name in file["set_aside"]))):

@@ -1,5 +1,6 @@
 """``top``: what the daemon does a second, from two looks at its status."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,7 +10,7 @@ import click
 
 from ipamd.ctl.command import command
 from ipamd.ctl.commands.node import pools
-from ipamd.ctl.output import age
+from ipamd.ctl.output import age, folded
 from ipamd.ctl.target import Target
 
 _TOP = """\
@@ -37,7 +38,8 @@ async def top(target: Target, interval: float, count: int | None) -> None:
             await trio.sleep(interval)
             after = await daemon.get("/v1/status")
             if live:
-                lines = (f"{line}\x1b[K" for line in rates(before, after))
+                width = shutil.get_terminal_size().columns
+                lines = (f"{part}\x1b[K" for line in rates(before, after) for part in folded(line, width))
                 click.echo(f"{_HOME if shown else _HOME + _CLEAR}{chr(10).join(lines)}{chr(10)}{_CLEAR}", nl=False)
             else:
                 click.echo("\n".join(rates(before, after)))
@@ -62,5 +64,7 @@ def rates(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
         yield f"{name + '/s':<14}{(flush[name] - before['flush'].get(name, 0)) / span:10.1f}"
     oldest = f", the oldest for {flush['unflushed_age_seconds']:.1f} s" if flush["unflushed"] else ""
     yield f"{'unflushed':<14}{flush['unflushed']:10d}{oldest}"
+    if not after["store"]["connected"]:
+        yield f"{'store':<14}not connected: {after['store']['last_read_error']}"
     yield ""
     yield from pools(after["pools"])

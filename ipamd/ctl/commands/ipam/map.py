@@ -15,8 +15,9 @@ from ipamd.core.keys import host_affinity
 from ipamd.core.records import BlockRecord
 from ipamd.ctl import output as forms
 from ipamd.ctl.commands.ipam.drawing import Drawn, legend, picture
-from ipamd.ctl.output import Column, Output, Sheet, counted
-from ipamd.ctl.target import Records
+from ipamd.ctl.errors import UnreachableError
+from ipamd.ctl.output import Column, Output, Sheet, counted, folded
+from ipamd.ctl.target import Records, Target
 from ipamd.ctl.usage import Cluster, each_block, look, pool_of
 
 _HOME, _CLEAR, _CLEAR_LINE = "\x1b[H", "\x1b[J", "\x1b[K"
@@ -37,25 +38,48 @@ async def show_map(records: Records, node: str, output: Output) -> None:
     cluster.complain()
 
 
-async def watch_map(records: Records, node: str, interval: float) -> None:
-    """Draw them every ``interval`` seconds until Ctrl-C, on a terminal in place."""
+async def watch_map(target: Target, node: str, interval: float) -> None:
+    """Draw them every ``interval`` seconds until Ctrl-C, on a terminal in place. A store that goes away is waited for.
+
+    Raises UnreachableError if it is away at first.
+    """
     import trio
 
-    live, first = sys.stdout.isatty(), True
+    shown: list[str] = []
+    told = ""
     with suppress(KeyboardInterrupt):
         while True:
-            cluster = await look(records)
-            found = await _read(records, cluster, node, progress=first)
-            size = shutil.get_terminal_size()
-            lines = list(_lines(cluster, found, node, size.columns))
-            if live:
-                shown = "\n".join(f"{line}{_CLEAR_LINE}" for line in _cut(lines, size.lines - 1))
-                click.echo(f"{_HOME}{_CLEAR if first else ''}{shown}\n{_CLEAR}", nl=False)
-            else:
-                click.echo("\n".join([*lines, ""]))
+            size, first, away = shutil.get_terminal_size(), not shown, ""
+            try:
+                shown = await _frame(target, node, size.columns, progress=first)
+            except UnreachableError as error:
+                if first:
+                    raise
+                away = str(error)
+            if sys.stdout.isatty():
+                head = [*folded(f"{away}; waiting for it. This is how it was:", size.columns), ""] if away else []
+                _redraw([*head, *shown], size.lines - 1, anew=first)
+            elif not away:
+                click.echo("\n".join([*shown, ""]))
+            elif not told:
+                click.echo(f"ipamctl: {away}; waiting for it", err=True)
+            told = away
             sys.stdout.flush()
-            first = False
             await trio.sleep(interval)
+
+
+async def _frame(target: Target, node: str, width: int, *, progress: bool) -> list[str]:
+    async with target.records() as records:
+        cluster = await look(records)
+        lines = list(_lines(cluster, await _read(records, cluster, node, progress=progress), node, width))
+    if cluster.damaged:
+        lines.append(f"{counted(len(cluster.damaged), 'record')} cannot be read: leave out --watch to see which")
+    return lines
+
+
+def _redraw(lines: list[str], height: int, *, anew: bool) -> None:
+    shown = "\n".join(f"{line}{_CLEAR_LINE}" for line in _cut(lines, height))
+    click.echo(f"{_HOME}{_CLEAR if anew else ''}{shown}\n{_CLEAR}", nl=False)
 
 
 def _cut(lines: list[str], height: int) -> list[str]:

@@ -81,6 +81,9 @@ async def show(
         raise UsageError(f"cannot watch as {output.form}; leave out -o or --watch")
     from ipamd.ctl.commands.ipam.map import show_map, watch_map
 
+    if watch is not None:
+        await watch_map(target, node or "", watch)
+        return
     async with target.records() as records:
         if ip is not None:
             await _show_address(records, ip, output)
@@ -88,8 +91,6 @@ async def show(
             await _show_borrowed(records, output)
         elif show_configuration:
             await _show_configuration(records, output)
-        elif watch is not None:
-            await watch_map(records, node or "", watch)
         elif as_map:
             await show_map(records, node or "", output)
         else:
