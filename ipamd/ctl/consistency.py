@@ -183,14 +183,17 @@ def _cidr(text: str) -> Cidr | None:
 
 
 def leaked(image: Image) -> Iterator[tuple[BlockImage, Allocation]]:
-    """What nodes have that are gone: others are registered, these are not, are not served, and claim nothing."""
-    claiming = {affinity.owner for affinity in image.affinities.values()}
-    alive = image.registered | image.served
-    if not image.registered:
-        return  # where no node registers, it says nothing that one is not
+    """What nodes have that are gone: not registered, not served by a daemon, and without a block.
+
+    It says nothing that a node is not registered where a living one is not either, as ipamd's need not be.
+    """
+    claiming = {
+        each.owner.removeprefix("host:") for each in image.affinities.values() if each.owner.startswith("host:")
+    }
+    if not image.registered or not image.served | claiming <= image.registered:
+        return
     for block, allocation in image.allocations:
-        node = allocation.node
-        if node and node not in alive and keys.host_affinity(node) not in claiming and not allocation.cooling:
+        if allocation.node and allocation.node not in image.registered and not allocation.cooling:
             yield block, allocation
 
 

@@ -35,6 +35,11 @@ class View(Struct, frozen=True):
         """The node that it serves."""
         return str(self.status["node"])
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The blocks in which its pods have addresses."""
+        return frozenset(keys.block_key(parse_cidr(each["block"])) for each in self.allocations if each.get("block"))
+
 
 async def ask(daemon: Client) -> View:
     """Ask the daemon for all that a check needs. Raises UnreachableError, CommandError."""

@@ -46,7 +46,8 @@ async def look(target: Target) -> Examination:
             if now.keys() <= before.keys():
                 break
             await trio.sleep(PAUSE)
-            await image.look_again(seen, records, {key for each in now.values() for key in each.keys})
+            concerned = {key for each in now.values() for key in each.keys} | (view.keys if view else set())
+            await image.look_again(seen, records, concerned)
             before = now
             now, view = await findings()
     sure = [each for name, each in now.items() if name in before]

@@ -188,7 +188,7 @@ async def delete_handle(records: Records, handle: Named) -> str:
     if str(found[0].revision) != handle.Revision:
         return "it changed since"
     blocks = (await records.read([keys.block_key(cidr) for cidr in handle_blocks(found[0].value)])).records
-    if any(_decode(block).count(handle.ID) for block in blocks):
+    if any(_decode(block).count(handle.ID.partition("\r")[0]) for block in blocks):
         return "an address is under it now"
     return _why_not(await records.commit([Change(key, None, found[0].revision)]))
 

@@ -90,7 +90,7 @@ def made(image: Image, findings: Sequence[Finding], at: str, node: str, *, all_a
         [{"problem": f.problem, "object": f.object, "what": f.what, "cure": f.cure} for f in findings],
         allocations,
         [
-            Named(handle_id(key), str(handle.revision))
+            Named(key.removeprefix(keys.HANDLES), str(handle.revision))
             for key, handle in image.handles.items()
             if f"handle {handle_id(key)}" in handles
         ],

@@ -139,6 +139,9 @@ WRONG: dict[str, tuple[dict[str, bytes], str, str]] = {
         f"block {BLOCK}",
         "it is node a's, which has no affinity to it and does not use it",
     ),
+    "leaked-handle with a trailer": (
+        {keys.handle_key("net.old\r1"): counting(BLOCK, 1)}, "handle net.old", f"no address is under it, and it counts some of {BLOCK}",
+    ),
     "leaked-handle": (
         {keys.handle_key("net.old"): counting(BLOCK, 1)},
         "handle net.old",
@@ -203,6 +206,10 @@ SOUND_TOO = {
         KEY: block({3: ("net.cart", {"node": "c"})}),
         keys.affinity_key("c", parse_cidr("10.0.1.0/26")): CONFIRMED,
         keys.block_key(parse_cidr("10.0.1.0/26")): block({}, "10.0.1.0/26", "host:c"),
+    },
+    "what a node without a record has, where a living node has none either": {
+        KEY: block({3: ("net.cart", {"node": "c"})}),
+        keys.DAEMONS + "d": b"{}",
     },
     "a softly deleted block": {
         keys.block_key(parse_cidr("10.0.0.0/28")): block({}, "10.0.0.0/28").replace(b'"deleted":false', b'"deleted":true')

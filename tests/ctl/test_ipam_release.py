@@ -177,6 +177,7 @@ def test_somebody_is_quicker(file: Ctl, monkeypatch: pytest.MonkeyPatch) -> None
 # --- reports ------------------------------------------------------------------------------------------------------
 
 OLD = keys.handle_key("net.old")
+OLDER = keys.handle_key("net.older\r1")
 STALE = keys.affinity_key("b", parse_cidr(BLOCK))
 CLAIMED = keys.affinity_key("b", parse_cidr("10.0.7.0/26"))
 LOOSE = keys.block_key(parse_cidr("10.0.8.0/26"))
@@ -192,6 +193,7 @@ def littered() -> dict[str, bytes]:
         KEY: block(owners),
         **{keys.handle_key(f"net.ghost{number}"): counting(BLOCK, 1) for number in range(4, 60)},
         OLD: counting(BLOCK, 1),
+        OLDER: counting(BLOCK, 1),
         STALE: CONFIRMED,
         CLAIMED: CONFIRMED,
         LOOSE: block({}, "10.0.8.0/26"),
@@ -213,7 +215,7 @@ def test_from_a_report(ctl: Ctl, tmp_path: Path) -> None:
     assert (done.code, done.out) == (
         0,
         "Released 2 blocks; 0 skipped.\nReleased 56 IPs successfully\n"
-        + "".join(f"Released {what}; 0 skipped.\n" for what in ("1 handles", "2 affinities")),
+        + "".join(f"Released {what}; 0 skipped.\n" for what in ("2 handles", "2 affinities")),
     )
     assert done.err.endswith("  and 46 more\n")
     after = ctl.place.all()
@@ -238,7 +240,7 @@ def test_what_changed_since_the_report(ctl: Ctl, tmp_path: Path) -> None:
     ctl.place.put(LOOSE, block({}, "10.0.8.0/26") + b" ")
     done = ctl(f"ipam release --from-report {report} --yes")
     assert done.code == 1
-    assert "\nReleased 55 IPs successfully\nReleased 0 handles; 1 skipped.\n" in done.out
+    assert "\nReleased 55 IPs successfully\nReleased 1 handles; 1 skipped.\n" in done.out
     told = done.err[done.err.index("ipamctl: ") :]
     assert told == (
         "ipamctl: left alone 4 things of the report; make a new one:\n"

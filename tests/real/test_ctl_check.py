@@ -10,6 +10,7 @@ import pytest
 from ipamd.core import keys
 from tests.daemon_process import POOLS, wait_for
 from tests.etcd_process import EtcdProcess
+from tests.nodes import pool_record
 from tests.real.conftest import Start
 
 pytestmark = pytest.mark.real
@@ -37,6 +38,21 @@ def test_a_daemon_at_work_is_in_order(start: Start, etcd: EtcdProcess) -> None:
         code, report = check(*flags)
         assert code == 1
         assert [found["object"] for found in report["findings"]] == ["handle net.gone"]
+
+
+def test_borrowed_addresses_and_tunnels_are_in_order(start: Start, etcd: EtcdProcess) -> None:
+    """Two nodes in a pool of two blocks borrow from one another, one of them has a tunnel address: nothing is found."""
+    etcd.put(*pool_record("small", "10.70.0.0/28", blockSize=29))
+    daemons = [start("node-a"), start("node-b")]
+    assert daemons[0].request("POST", "/v1/tunnel-addresses", b'{"type": "ipipTunnelAddress"}')[0] == 200
+    for number in range(11):
+        daemons[0].add(f"a{number}")
+    daemons[1].add("b")
+    for daemon in daemons:
+        wait_for(lambda daemon=daemon: daemon.get("/v1/status")["flush"]["unflushed"] == 0)
+        code, report = check("--socket", str(daemon.socket))
+        assert (code, report["findings"]) == (0, [])
+    assert report["counts"]["allocations"] >= 13
 
 
 def test_a_pool_is_split_under_pods(start: Start) -> None:
