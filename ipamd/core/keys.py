@@ -4,6 +4,7 @@ The key scheme is Calico's etcd datastore's; every store uses it to name records
 """
 
 from enum import Enum
+from functools import lru_cache
 
 from ipamd.core.address import Cidr, parse_cidr
 
@@ -72,6 +73,7 @@ def blocks_prefix(family: int) -> str:
     return f"{IPAM}assignment/ipv{family}/block/"
 
 
+@lru_cache(maxsize=4096)
 def block_key(cidr: Cidr) -> str:
     """The key of a block: its CIDR with ``-`` for ``/``."""
     return blocks_prefix(cidr.family) + _dashed(cidr)

@@ -8,6 +8,7 @@ What records other than blocks hold (handles, affinities) is remembered in ``Kno
 absent: if that is wrong, the commit is refused and its answer brings the record.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from msgspec import Raw, Struct
@@ -269,7 +270,8 @@ class _Draft:
         """Whether a change of this block and handle still fits, counting one operation for the reserve's handle."""
         if keys.block_key(block.net) in self.ledger.damaged:
             return False  # a block that cannot be read cannot be written, and must not keep the others waiting
-        operations = len(self.images) + len(self.handles | {handle, self.ledger.reserve_handle}) + self._affinities
+        fresh_handles = {handle, self.ledger.reserve_handle} - self.handles
+        operations = len(self.images) + len(self.handles) + len(fresh_handles) + self._affinities
         fresh = (2 if block.record is None else 1) if block.cidr not in self.images else 0
         size = self._size + (len(block.value) + 256 if fresh else 0) + 512
         if self.images and (operations + fresh > self.limits.operations or size > self.limits.size):
@@ -349,25 +351,23 @@ class _Draft:
     def _handle_changes(self) -> tuple[list[Change], list[Change]]:
         gains: list[Change] = []
         losses: list[Change] = []
+        counts = {cidr: image.counts() for cidr, image in self.images.items()}
+        records = {cidr: self.ledger.blocks[cidr].record for cidr in counts}
+        stored = {cidr: Counter() if record is None else record.counts() for cidr, record in records.items()}
         for handle in sorted(self.handles):
             record = self.known.handle(handle)
             before = sum(record.blocks.values())
-            for cidr, image in self.images.items():
-                record.set(cidr, image.count(handle))
+            for cidr, held in counts.items():
+                record.set(cidr, held[handle])
             change = _handle_change(self.known, handle, record)
             if change.value is None and not change.expected:
                 losses.append(change)  # only a comparison: the key must still be absent
-            elif change.value != self.known.value(change.key) or self._recounted(handle):
+                continue
+            # If the count differs from the store's image, but not from the handle as last seen, a stranger changed it.
+            recounted = any(held[handle] != stored[cidr][handle] for cidr, held in counts.items())
+            if recounted or change.value != self.known.value(change.key):
                 (losses if sum(record.blocks.values()) < before else gains).append(change)
         return gains, losses
-
-    def _recounted(self, handle: str) -> bool:
-        # If the count differs from the store's image, but not from the handle as last seen, a stranger changed both.
-        for cidr, image in self.images.items():
-            record = self.ledger.blocks[cidr].record
-            if image.count(handle) != (record.count(handle) if record else 0):
-                return True
-        return False
 
     def _affinity_change(self, block: Block) -> Change:
         key = keys.affinity_key(self.ledger.node, block.net)

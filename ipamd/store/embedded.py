@@ -168,7 +168,13 @@ class _EmbeddedWatch:
                 f"cannot watch {', '.join(lost)} from where it stopped: "
                 f"the log begins after revision {compacted}; read again"
             )
-        batch = [event for event in events if any(cursor.wants(name, event) for name, cursor in names.items())]
+        prefixes = [(name, cursor) for name, cursor in names.items() if cursor.prefix]
+        batch = [
+            event
+            for event in events
+            if ((own := names.get(event.key)) is not None and own.wants(event.key, event))
+            or any(cursor.wants(name, event) for name, cursor in prefixes)
+        ]
         for cursor in names.values():
             cursor.after = max(cursor.after, revision)
         return batch

@@ -1,5 +1,6 @@
 """Allocation blocks: who holds which ordinal, and an edit of that."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -157,8 +158,11 @@ class BlockRecord:
 
     def count(self, handle: str) -> int:
         """How many ordinals a handle holds."""
-        indexes = {index for index, owner in enumerate(self.owners) if owner.handle == handle}
-        return sum(1 for index in self.allocations if index in indexes)
+        return self.counts()[handle]
+
+    def counts(self) -> Counter[str]:
+        """How many ordinals each handle holds; 0 for all others."""
+        return Counter(self.owners[index].handle for index in self.allocations if index is not None)
 
     def encode(self) -> bytes:
         """The bytes to store: unused attributes dropped, the sequence number one higher."""
