@@ -16,6 +16,8 @@ from ipamd.core.address import parse_cidr
 from ipamd.core.records import BlockRecord, attribute
 from ipamd.ctl import freeing
 from ipamd.ctl.target import Records
+from ipamd.store.base import Change, ChangeSet, Outcome
+from ipamd.store.embedded import EmbeddedStore
 from tests.ctl.places import BehindSocket, Ctl, Done, OnFile, capture
 from tests.ctl.test_ipam_check import BLOCK, CONFIRMED, GHOST, KEY, block, counting, sound
 from tests.ctl.test_ipam_show import at_the_time
@@ -141,7 +143,7 @@ HELD = {"address": "10.0.0.3", "namespace": "shop", "pod": "cart", "container": 
 
 
 def test_a_living_pod(daemon: BehindSocket, ipamctl: Callable[..., Done]) -> None:
-    """What the daemon knows to be in use is refused with the pod's name, one by one and from a report, unless one insists."""
+    """What the daemon knows to be in use is refused with the pod's name, unless one insists."""
     daemon.load(sound())
     daemon.said["/v1/allocations"] = [HELD]
     daemon.said["/v1/tunnel-addresses"] = [{"address": "10.0.0.9", "type": "ipipTunnelAddress"}]
@@ -165,7 +167,7 @@ def test_somebody_is_quicker(file: Ctl, monkeypatch: pytest.MonkeyPatch) -> None
         record.free(3)
         record.sequence += 1
         record.take({3}, attribute("net.other", {"node": "a"}))
-        await records.commit([freeing.Change(KEY, record.encode(), block_record.revision)])
+        await records.commit([Change(KEY, record.encode(), block_record.revision)])
         return await real(records, wanted)
 
     monkeypatch.setattr(freeing, "free", free)
@@ -249,6 +251,70 @@ def test_what_changed_since_the_report(ctl: Ctl, tmp_path: Path) -> None:
         "  net.old: it changed since\n"
     )
     assert BlockRecord(ctl.place.all()[KEY]).owner(4) is not None
+
+
+def test_what_looks_the_same_and_is_not(file: Ctl, tmp_path: Path) -> None:
+    """Its handle has an address again under another sequence number; a handle and an affinity are in use, and unchanged."""
+    file.place.load(littered())
+    report = report_of(file, tmp_path / "report.json")
+    record = BlockRecord(file.place.all()[KEY])
+    record.free(4)
+    record.sequence += 1
+    record.take({4}, attribute("net.ghost4", GHOST))
+    record.take({60}, attribute("net.old", GHOST))
+    record.affinity = "host:b"
+    file.place.put(KEY, record.encode())
+    done = file(f"ipam release --from-report {report} --yes")
+    assert done.code == 1
+    assert done.err.endswith(
+        "left alone 3 things of the report; make a new one:\n"
+        f"  {STALE}: it changed since\n"
+        "  10.0.0.4: it was freed and assigned anew since; handle net.ghost4 has it now\n"
+        "  net.old: an address is under it now\n"
+    )
+    assert file.place.all().keys() >= {STALE, OLD, keys.handle_key("net.ghost4")}
+
+
+MEANWHILE = {
+    "a node comes back": (keys.NODES + "gone", "10.0.0.4: node gone is back"),
+    "a block is claimed": (keys.affinity_key("a", parse_cidr("10.0.8.0/26")), f"{LOOSE}: it changed at this moment"),
+    "a block is made": (keys.block_key(parse_cidr("10.0.7.0/26")), f"{CLAIMED}: it changed at this moment"),
+}
+
+
+@pytest.mark.parametrize("case", MEANWHILE)
+def test_at_the_same_moment(file: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """What comes between the last look and the change keeps the change from being made."""
+    key, told = MEANWHILE[case]
+    file.place.load(littered())
+    report = report_of(file, tmp_path / "report.json")
+    real, made = EmbeddedStore.commit, list[str]()
+
+    async def commit(store: EmbeddedStore, *alternatives: ChangeSet, **options: Any) -> Outcome:
+        asked = {change.key for changes in alternatives for change in changes}
+        if key in asked and not made:
+            made.append(key)
+            await real(store, [Change(key, b"{}", 0)])
+        return await real(store, *alternatives, **options)
+
+    monkeypatch.setattr(EmbeddedStore, "commit", commit)
+    done = file(f"ipam release --from-report {report} --yes")
+    assert made == [key]
+    assert done.code == 1
+    assert f"\n  {told}\n" in done.err
+
+
+def test_living_pods_in_a_report(daemon: BehindSocket, ipamctl: Callable[..., Done], tmp_path: Path) -> None:
+    """What the daemon knows to be in use is left alone although a report calls it leaked, unless one insists."""
+    daemon.load(littered())
+    report = tmp_path / "report.json"
+    assert ipamctl(*daemon.flags, "ipam", "check", "--report", str(report)).code == 1
+    daemon.said["/v1/allocations"] = [{**HELD, "address": "10.0.0.4", "block": BLOCK, "flushed": False}]
+    line = (*daemon.flags, "ipam", "release", "--yes", "--from-report", str(report))
+    done = ipamctl(*line)
+    assert (done.code, "Released 55 IPs successfully\n" in done.out) == (1, True)
+    assert "\n  10.0.0.4: pod shop/cart of this node has it, for container c1; delete the pod\n" in done.err
+    assert "Released 1 IPs successfully\n" in ipamctl(*line, "--force").out
 
 
 def test_a_node_that_is_back(file: Ctl, tmp_path: Path) -> None:

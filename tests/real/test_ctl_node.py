@@ -355,7 +355,7 @@ def test_the_bundle_has_everything_but_secrets(tmp_path: Path) -> None:
                 if (found := archive.extractfile(name)) is not None
             }
         assert sorted(parts) == [
-            "README", "allocations.json", "blocks.json", "config.json", "events.json", "explain-node.json", "metrics.txt",
+            "README", "allocations.json", "blocks.json", "check.json", "config.json", "events.json", "explain-node.json", "metrics.txt",
             "pools.json", "reserve.json", "routes.json", "status.json", "tunnel-addresses.json",
         ]  # fmt: skip
         assert json.loads(parts["config.json"])["etcd"]["password_file"] == str(secret)

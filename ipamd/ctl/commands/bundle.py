@@ -21,6 +21,7 @@ _BUNDLE = """\
 
 _PARTS = {
     "status.json": "/v1/status",
+    "check.json": "/v1/check",
     "config.json": "/v1/config",
     "pools.json": "/v1/pools",
     "blocks.json": "/v1/blocks",
