@@ -367,6 +367,44 @@ def test_any_split_gives_the_same_requests(data, draws):
     assert outcome([data[at : at + 1] for at in range(len(data))]) == whole
 
 
+AWKWARD = st.sampled_from(
+    [b"", b" ", b"\t", b"\r", b"\n", b"\r\n", b"\r\nHost: y", b"\x7f", b"\xff", b"\xc3\xa9", b"0", b"014"]
+)
+VALUES = st.lists(AWKWARD | st.sampled_from([b"ADD", b"a1", b"K=v;L=w", b"14", b"a b", b"/x:y"]), max_size=3).map(
+    b"".join
+)
+FIELDS = (
+    b"Connection", b"Cni-Command", b"Cni-Containerid", b"Cni-Netns", b"Cni-Ifname", b"Cni-Args", b"Cni-Path", b"Ipamd-Plugin",
+    b"Ipamd-Started",
+)  # fmt: skip
+
+
+@st.composite
+def plugin_like_requests(draw):
+    """Draw what the plugin sends, or nearly: fields left out, and values that no sane runtime has."""
+    fields = [
+        (b"Host", b"ipamd"),
+        *((name, draw(st.just(b"close") | VALUES)) for name in FIELDS if draw(st.booleans())),
+    ]
+    length = draw(st.sampled_from([b"0", b"3", b"003", b"1000", b"1001", b"999999", b"1000000"]) | VALUES)
+    return (
+        b"POST /v1/cni HTTP/1.1\r\n",
+        [*fields, (b"Content-Length", length)],
+        draw(st.sampled_from([b"abc", b"a" * 1001, ADD])),
+    )
+
+
+@given(plugin_like_requests())
+def test_the_plugin_s_requests_mean_what_they_mean_from_others(drawn):
+    """The short cut for what the plugin sends changes nothing: with names in lower case, which go without it, all is the same."""
+    line, fields, rest = drawn
+    usual, other = (
+        line + b"".join(b"%b: %b\r\n" % (spell(name), value) for name, value in fields) + b"\r\n" + rest
+        for spell in (bytes, bytes.lower)
+    )
+    assert outcome([usual]) == outcome([other])
+
+
 @given(soup | st.binary(max_size=200))
 def test_any_bytes_give_requests_nothing_or_a_refusal(data):
     """No bytes make the parser raise anything but BadRequestError, and limits hold for what comes out."""
