@@ -1,6 +1,6 @@
 """``python -m tests.bench``: measure, print the report, and write it beside its figures as JSON.
 
-Takes some minutes; ``--quick`` some seconds, for the guard in the test suite, whose figures are too few to quote.
+Takes two minutes; ``--quick`` some seconds, for the guard in the test suite, whose figures are too few to quote.
 The machine should have nothing else to do: the load at the start is part of the report.
 """
 
@@ -43,8 +43,8 @@ def measure(directory: Path, *, quick: bool) -> Figures:
     """Run all measures with their files below ``directory``."""
     programs = directory / "programs"
     compile_programs(programs)
-    rounds, repeats, at_once = (60, 1, processes.A_FEW) if quick else (1000, 9, processes.AT_ONCE)
-    amount: tuple[Sequence[int], int, int] = ((8,), 1, 100) if quick else (loads.CONNECTIONS, 10, 20_000)
+    rounds, repeats, at_once = (60, 1, processes.A_FEW) if quick else (1000, 5, processes.AT_ONCE)
+    amount: tuple[Sequence[int], int, int] = ((8,), 1, 100) if quick else (loads.CONNECTIONS, 5, 5000)
     machine = describe()
     comparisons = [
         processes.measure(directory / f"processes-{store}", programs, store, rounds, repeats, at_once)
