@@ -539,7 +539,8 @@ class Daemon:
             if any(isinstance(fact, Withdrawn) for fact in facts):
                 raise
         else:
-            self.report.journal_error = ""
+            if facts:  # to write nothing shows nothing
+                self.report.journal_error = ""
         before = views.shares(self.ledger)
         for fact in facts:
             self.ledger.apply(fact)

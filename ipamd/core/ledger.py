@@ -449,8 +449,12 @@ class Ledger:
             for place in held.places:
                 self._block(place.block).restate(place.ordinal, earlier)
 
+    def knows(self, key: str, revision: int) -> bool:
+        """Whether a record as of a revision or a later one is part of the state: to apply it changes nothing."""
+        return revision <= self._revisions.get(key, -1)
+
     def _apply_committed(self, fact: Committed) -> None:
-        if fact.revision <= self._revisions.get(fact.key, -1):
+        if self.knows(fact.key, fact.revision):
             return
         self._revisions[fact.key] = fact.revision
         if self.damaged.pop(fact.key, None):

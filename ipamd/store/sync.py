@@ -311,8 +311,10 @@ class Sync:
         self._refuse_other_cluster([Record(e.key, e.value, e.revision) for e in events if e.value is not None])
         for event in events:
             self._heed(event.key, event.value, event.revision)
-        # Without a fact too: what was heeded is the writer's to act on.
-        self._record([Committed(e.key, e.revision, e.value) for e in events if self._is_fact(e.key)])
+        # What this node wrote itself comes back, and needs no second place in the state file. Without a fact too: what
+        # was heeded is the writer's to act on.
+        news = [e for e in events if self._is_fact(e.key) and not self._ledger.knows(e.key, e.revision)]
+        self._record([Committed(e.key, e.revision, e.value) for e in news])
         # Calico's plugin on this host claimed a block, or a transaction of an earlier life arrived late.
         records = [Record(event.key, event.value, event.revision) for event in events if event.value is not None]
         claimed = {keys.block_key(claim.cidr) for claim in self._claims(records)}

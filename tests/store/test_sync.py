@@ -293,6 +293,22 @@ async def test_a_block_that_calicos_plugin_claims_on_this_node_is_noticed(
         at_rest(store, [node])
 
 
+async def test_what_a_node_wrote_itself_is_in_its_state_file_once(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """The watch tells a node of its own transactions as well; what it knows already is not written down again."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        for number in range(3):
+            await node.add(add_request(f"c{number}"))
+            await node.flushed()
+        await trio.sleep(1)
+        committed = [(fact.key, fact.revision) for fact in node.journal if isinstance(fact, Committed)]
+        blocks = {event.key for event in store.history if keys.kind_of(event.key) is keys.Kind.BLOCK}
+        assert {event.key: event.revision for event in store.history if event.key in blocks}.items() <= set(committed)
+    assert len(committed) == len(set(committed))
+
+
 async def test_a_watch_that_lost_its_place_reads_everything_again(
     autojump_clock: MockClock, store: MemoryStore
 ) -> None:
