@@ -52,7 +52,7 @@ def problems(view: View, image: Image) -> Iterator[Finding]:
         cure = "restart ipamd, which reads its state anew; if it is still so, report it with `ipamctl bundle`"
         yield Finding("memory", f"node {view.node}", what, cure)
     for text in view.check["findings"]:
-        yield _told("two-sayings", f"node {view.node}", text)
+        yield _told("disagreement", f"node {view.node}", text)
     yield from _state_file(view.status["state_file"])
     yield from _flush(view)
     for leak in view.gc["leaks"]:

@@ -60,15 +60,15 @@ class Freed(Struct):
 
 async def find(records: Records, addresses: Iterable[str]) -> dict[str, Record]:
     """The block of each address, of whatever size; an address that no block has is left out."""
-    asked = {address: list(_blocks_of(address)) for address in addresses}
+    asked = {address: list(candidates(*parse_address(address))) for address in addresses}
     wanted = sorted({key for candidates in asked.values() for key in candidates})
     found = {record.key: record for record in (await records.read(wanted)).records}
     found = {key: record for key, record in found.items() if not _decode(record).deleted}
     return {address: found[key] for address, candidates in asked.items() for key in candidates if key in found}
 
 
-def _blocks_of(address: str) -> Iterator[str]:
-    family, value = parse_address(address)
+def candidates(family: int, value: int) -> Iterator[str]:
+    """The keys of the blocks, of each size that Calico takes, in which an address may be."""
     for prefix in _SIZES[family]:
         shift = BITS[family] - prefix
         yield keys.block_key(Cidr(family, value >> shift << shift, prefix))

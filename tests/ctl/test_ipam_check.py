@@ -345,7 +345,7 @@ SAID: dict[str, tuple[str, Callable[[dict[str, Any]], object], str, str, str]] =
         "memory", lambda said: said["/v1/check"]["memory"].append("block x: odd"), "node node-a", "block x: odd", "restart ipamd",
     ),
     "two holders": (
-        "two-sayings", lambda said: said["/v1/check"]["findings"].append("address x has two holders: y; z; delete one"),
+        "disagreement", lambda said: said["/v1/check"]["findings"].append("address x has two holders: y; z; delete one"),
         "node node-a", "address x has two holders: y; z", "delete one",
     ),
     "state file": (

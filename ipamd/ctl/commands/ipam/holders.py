@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from ipamd.core.address import BITS, Cidr, format_address, parse_address
+from ipamd.core.address import format_address, parse_address
 from ipamd.core.census import State, borrowed, state_of
 from ipamd.core.records import BlockRecord, Owner
 from ipamd.ctl import output as forms
@@ -29,22 +29,15 @@ class AddressType(click.ParamType[tuple[int, int]]):
             self.fail(f"{value!r} is not an IP address; write it as 10.0.0.7 or fd00::7", param, context)
 
 
-_SIZES = {4: range(20, 33), 6: range(116, 129)}
-"""The prefix lengths that Calico's blocks may have."""
-
-
 async def show_address(records: Records, address: tuple[int, int], output: Output) -> None:
     """Print who has an address by its block's record: that of its pool, or one of another size from an earlier pool."""
-    from ipamd.core.keys import block_key
+    from ipamd.ctl.freeing import candidates
     from ipamd.ctl.usage import look, seen
 
     family, value = address
     cluster = await look(records)
-    blocks = []
-    for prefix in _SIZES[family]:
-        base = value >> (BITS[family] - prefix) << (BITS[family] - prefix)
-        blocks.append(block_key(Cidr(family, base, prefix)))
-    found = [block for record in (await records.read(blocks)).records if (block := seen(record, cluster)) is not None]
+    blocks = (await records.read(list(candidates(family, value)))).records
+    found = [block for record in blocks if (block := seen(record, cluster)) is not None]
     told = _address(found[0] if found else None, family, value, cluster.serving)
     if output.form in ("table", "wide"):
         click.echo("\n".join(_words(told)))
