@@ -55,6 +55,28 @@ def test_borrowed_addresses_and_tunnels_are_in_order(start: Start, etcd: EtcdPro
     assert report["counts"]["allocations"] >= 13
 
 
+def test_a_living_pods_address_is_not_lost(start: Start) -> None:
+    """Refused with the pod's name; if somebody insists, the daemon takes it back for its pod, and nobody else has had it."""
+    daemon = start("node-a", *POOLS)
+    (address,) = daemon.add("c1")
+    wait_for(lambda: daemon.get("/v1/status")["flush"]["unflushed"] == 0)
+    line = (sys.executable, "-m", "ipamd.ctl", "--socket", str(daemon.socket), "ipam", "release", "--yes", "--ip")
+    done = subprocess.run((*line, address), capture_output=True, text=True, check=False, timeout=60, env={})
+    told = f"ipamctl: cannot release {address}: pod default/pod-c1 of this node has it, for container c1; "
+    assert (done.returncode, done.stderr) == (1, told + "delete the pod, or say --force\n")
+    reserved = daemon.get("/v1/reserve")[0]["addresses"][0]
+    done = subprocess.run((*line, reserved), capture_output=True, text=True, check=False, timeout=60, env={})
+    assert done.returncode == 1
+    assert "it is in reserve of node node-a, whose daemon may give it to a pod" in done.stderr
+    subprocess.run((*line, address, "--force"), check=True, capture_output=True, timeout=60, env={})
+    wait_for(lambda: "somebody freed addresses of living pods" in daemon.log.read_text())
+    wait_for(lambda: daemon.get("/v1/status")["flush"]["unflushed"] == 0)
+    assert daemon.add("c1") == [address]
+    assert all(daemon.add(f"other{number}") != [address] for number in range(5))
+    code, report = check("--socket", str(daemon.socket))
+    assert (code, report["findings"]) == (0, [])
+
+
 def test_a_pool_is_split_under_pods(start: Start) -> None:
     """Pods keep their addresses, blocks and reserve stay in use, new pods get theirs, and all is in order."""
     daemon = start("node-a", *POOLS)
