@@ -1,5 +1,6 @@
 """A check from its first look to what is sure: whatever looks wrong is looked at until it stands still."""
 
+import sys
 from collections.abc import Sequence
 
 import trio
@@ -31,9 +32,16 @@ class Examination(Struct, frozen=True):
 
 async def look(target: Target) -> Examination:
     """Look at everything, and again at what looks wrong. Raises UnreachableError, CommandError."""
+    try:
+        return await _look(target)
+    finally:
+        _say("")
+
+
+async def _look(target: Target) -> Examination:
     daemon = None if target.direct else target.daemon()
     async with target.records() as records:
-        seen = await image.read(records)
+        seen = await image.read(records, lambda what: _say(f"reading {what} ..."))
 
         async def findings() -> tuple[dict[tuple[str, str, str], Finding], daemon_view.View | None]:
             view = None if daemon is None else await daemon_view.ask(daemon)
@@ -45,6 +53,7 @@ async def look(target: Target) -> Examination:
         for _ in range(1, LOOKS):
             if now.keys() <= before.keys():
                 break
+            _say(f"looking again at {counted(len(now), 'problem')} ...")
             await trio.sleep(PAUSE)
             concerned = {key for each in now.values() for key in each.keys} | (view.keys if view else set())
             await image.look_again(seen, records, concerned)
@@ -58,3 +67,10 @@ async def look(target: Target) -> Examination:
     if view is not None and view.gc["problem"]:
         notes.append(f"the container runtime was not asked: {view.gc['problem']}")
     return Examination(seen, sure, view.node if view is not None else "", notes)
+
+
+def _say(what: str) -> None:
+    """Say on a terminal what is being done, in place of what was said before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{what}\x1b[K")
+        sys.stderr.flush()

@@ -4,7 +4,7 @@
 its counts, of a node its name. Pure but for ``read``, which is the only function that waits.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from sys import intern
 
 from msgspec import Struct
@@ -30,7 +30,7 @@ AFFINITIES = {keys.IPAM + "host/": "host", keys.IPAM + "virtual/": "virtual"}
 """Where affinities are, and of what type their owner is."""
 
 _SMALL = (keys.POOLS, keys.RESERVATIONS, *AFFINITIES)
-_LARGE = (keys.blocks_prefix(4), keys.blocks_prefix(6), keys.HANDLES)
+_LARGE = {keys.blocks_prefix(4): "IPv4 blocks", keys.blocks_prefix(6): "IPv6 blocks", keys.HANDLES: "handles"}
 _SINGLE = (keys.CONFIG, keys.CLUSTER_INFORMATION)
 
 
@@ -182,11 +182,16 @@ def _block(record: Record) -> BlockImage | None:
     return BlockImage(block.cidr, intern(block.affinity or ""), tuple(found), record.revision)
 
 
-async def read(records: Records) -> Image:
-    """Everything; what is large in reads of its own, so that no more than one is in memory twice."""
+async def read(records: Records, say: Callable[[str], None]) -> Image:
+    """Everything; what is large in reads of its own, so that no more than one is in memory twice.
+
+    ``say`` is told what is being read.
+    """
     image = Image()
+    say("pools and affinities")
     image.take(_SINGLE, (await records.read(_SINGLE, _SMALL)).records)
-    for prefix in _LARGE:
+    for prefix, what in _LARGE.items():
+        say(what)
         image.take((), (await records.read((), (prefix,))).records)
     await _names(image, records)
     return image
@@ -194,7 +199,7 @@ async def read(records: Records) -> Image:
 
 async def look_again(image: Image, records: Records, asked: Iterable[str]) -> None:
     """Take in how these records are now, and all that there are few of."""
-    small = [*image.affinities, *image.pools, *(key for key in image.damaged if not key.startswith(_LARGE))]
+    small = [*image.affinities, *image.pools, *(key for key in image.damaged if not key.startswith(tuple(_LARGE)))]
     image.take((*_SINGLE, *small), (await records.read(_SINGLE, _SMALL)).records)
     wanted = sorted(asked)
     if wanted:

@@ -1,6 +1,8 @@
 """``ipam check``: Calico's own records are in order; each thing that can be wrong is told, with its cure."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -400,6 +402,21 @@ def test_forms_of_output(local: BehindSocket, ipamctl: Callable[..., Done]) -> N
     assert ipamctl(*flags, "custom-columns=PROBLEM,WHAT") == (1, "PROBLEM   WHAT\nmemory    block x: odd\n", "")
     assert ipamctl(*flags, "jsonpath={.counts.blocks}").out == "1"
     assert ipamctl("--socket", "/none", "ipam", "check").code == 3
+
+
+def test_a_terminal_sees_what_is_being_done(tmp_path: Path) -> None:
+    """On standard error, each in place of the one before, and in the end nothing is left of it; a pipe sees none of it."""
+    place = OnFile(tmp_path / "store.db")
+    place.load({**sound(), keys.handle_key("net.old"): counting(BLOCK, 1)})
+    screen, stderr = pty.openpty()
+    command = (sys.executable, "-m", "ipamd.ctl", *place.flags, "ipam", "check", "-o", "name")
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, timeout=60)
+    os.close(stderr)
+    shown = os.read(screen, 4096).decode()
+    os.close(screen)
+    assert (done.returncode, done.stdout) == (1, "leaked-handle/handle net.old\n")
+    assert "\rreading handles ...\x1b[K\rlooking again at 1 problem ...\x1b[K" in shown
+    assert shown.endswith("\r\x1b[K")
 
 
 def test_a_large_cluster_fits_into_memory(tmp_path: Path) -> None:
