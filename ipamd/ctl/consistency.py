@@ -12,7 +12,7 @@ from msgspec import Struct
 from ipamd.core import keys
 from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.records import WINDOWS_HANDLE
-from ipamd.ctl.image import Allocation, BlockImage, Image
+from ipamd.ctl.image import Allocation, BlockImage, Image, claim_key
 
 _RELEASE = "`ipamctl ipam release --from-report FILE` {} (`ipamctl ipam check --report FILE` makes the report)"
 _WRITTEN = "another program wrote it: correct or delete it"
@@ -109,11 +109,13 @@ def _affinities(image: Image) -> Iterator[Finding]:
                 "takes it from the node: without addresses it is deleted, else it stays until they go"
             )
             found = _of_block("unclaimed-block", block, what, cure)
-            yield Finding(found.problem, found.object, found.what, found.cure, found.keys | _claim_of(block))
-
-
-def _claim_of(block: BlockImage) -> frozenset[str]:
-    return frozenset({keys.affinity_key(block.node, block.cidr)}) if block.node else frozenset()
+            yield Finding(
+                found.problem,
+                found.object,
+                found.what,
+                found.cure,
+                found.keys | {claim_key(block.affinity, block.cidr)},
+            )
 
 
 def _owner(affinity: str) -> str:

@@ -22,6 +22,7 @@ from ipamd.core.records import (
     handle_blocks,
 )
 from ipamd.ctl.errors import CommandError
+from ipamd.ctl.image import claim_key
 from ipamd.ctl.report import Dated, Named
 from ipamd.ctl.resources.release import without_node
 from ipamd.ctl.target import Records
@@ -216,8 +217,7 @@ async def take_block(records: Records, block: Dated) -> str:
     if found[0].revision != block.revision or not owner:
         return "it changed since"
     change, _in_use = without_node(found[0])
-    claims = [keys.affinity_key(owner.removeprefix("host:"), keys.cidr_of(block.key))] if "host:" in owner else []
-    absent = [Change(key, None, 0) for key in claims]
+    absent = [Change(claim_key(owner, keys.cidr_of(block.key)), None, 0)]
     return _why_not(await records.commit([*([change] if change else []), *absent]))
 
 

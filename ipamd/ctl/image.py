@@ -34,6 +34,12 @@ _LARGE = {keys.blocks_prefix(4): "IPv4 blocks", keys.blocks_prefix(6): "IPv6 blo
 _SINGLE = (keys.CONFIG, keys.CLUSTER_INFORMATION)
 
 
+def claim_key(owner: str, cidr: Cidr) -> str:
+    """The key of the affinity of an owner, ``host:<node>`` or ``virtual:<name>``, to a block."""
+    kind, _, name = owner.partition(":")
+    return f"{keys.IPAM}{kind}/{name}/ipv{cidr.family}/block/{keys.name_of(keys.block_key(cidr))}"
+
+
 class Allocation(Struct, frozen=True):
     """An allocated address: by whom, and the sequence number of its block at that time (0: the block does not say).
 
@@ -62,11 +68,6 @@ class BlockImage(Struct, frozen=True):
     def address(self, allocation: Allocation) -> str:
         """The address of an allocation."""
         return format_address(self.cidr.family, self.cidr.base + allocation.ordinal)
-
-    @property
-    def node(self) -> str:
-        """The node that it belongs to; "" if it is no node's."""
-        return self.affinity.removeprefix("host:") if self.affinity.startswith("host:") else ""
 
 
 class HandleImage(Struct, frozen=True):

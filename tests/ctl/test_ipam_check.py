@@ -141,6 +141,11 @@ WRONG: dict[str, tuple[dict[str, bytes], str, str]] = {
         f"block {BLOCK}",
         "it is node a's, which has no affinity to it and does not use it",
     ),
+    "unclaimed-block of a load balancer": (
+        {keys.block_key(parse_cidr("10.0.1.0/26")): block({}, "10.0.1.0/26", "virtual:lb")},
+        "block 10.0.1.0/26",
+        "it is virtual lb's, which has no affinity to it and does not use it",
+    ),
     "leaked-handle with a trailer": (
         {keys.handle_key("net.old\r1"): counting(BLOCK, 1)}, "handle net.old", f"no address is under it, and it counts some of {BLOCK}",
     ),
@@ -212,6 +217,10 @@ SOUND_TOO = {
     "what a node without a record has, where a living node has none either": {
         KEY: block({3: ("net.cart", {"node": "c"})}),
         keys.DAEMONS + "d": b"{}",
+    },
+    "a block of a load balancer": {
+        keys.block_key(parse_cidr("10.0.1.0/26")): block({}, "10.0.1.0/26", "virtual:lb"),
+        keys.IPAM + "virtual/lb/ipv4/block/10.0.1.0-26": CONFIRMED,
     },
     "a softly deleted block": {
         keys.block_key(parse_cidr("10.0.0.0/28")): block({}, "10.0.0.0/28").replace(b'"deleted":false', b'"deleted":true')

@@ -278,6 +278,10 @@ def test_what_looks_the_same_and_is_not(file: Ctl, tmp_path: Path) -> None:
 MEANWHILE = {
     "a node comes back": (keys.NODES + "gone", "10.0.0.4: node gone is back"),
     "a block is claimed": (keys.affinity_key("a", parse_cidr("10.0.8.0/26")), f"{LOOSE}: it changed at this moment"),
+    "a block of a load balancer is claimed": (
+        keys.IPAM + "virtual/lb/ipv4/block/10.0.6.0-26",
+        f"{keys.block_key(parse_cidr('10.0.6.0/26'))}: it changed at this moment",
+    ),
     "a block is made": (keys.block_key(parse_cidr("10.0.7.0/26")), f"{CLAIMED}: it changed at this moment"),
 }
 
@@ -286,7 +290,8 @@ MEANWHILE = {
 def test_at_the_same_moment(file: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """What comes between the last look and the change keeps the change from being made."""
     key, told = MEANWHILE[case]
-    file.place.load(littered())
+    virtual = {keys.block_key(parse_cidr("10.0.6.0/26")): block({}, "10.0.6.0/26", "virtual:lb")}
+    file.place.load({**littered(), **virtual})
     report = report_of(file, tmp_path / "report.json")
     real, made = EmbeddedStore.commit, list[str]()
 
