@@ -34,6 +34,7 @@ LINES = {
     "ipam split 2 --name rack-1": ["rack-1"],
     "ipam split 2 --cidr 10.10.3": ["10.10.3.0/24"],
     "explain node node-b": ["node-b"],
+    "ipam show --map --node ": ["node-a", "node-b"],
     "get nonsense ": [],
 }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from typing import IO
 
 import click
 import pytest
@@ -20,6 +21,7 @@ from ipamd.ctl.commands.ipam.drawing import LOOKS, Drawn, legend, picture
 from tests.ctl.places import BehindSocket, Ctl, Done
 from tests.ctl.terminal import INTERRUPTIBLE, Screen, on_terminal
 from tests.ctl.test_ipam_show import RESERVED, at_the_time, reserved
+from tests.daemon_process import wait_for
 
 BLOCK = keys.block_key(parse_cidr("10.0.0.0/29"))
 
@@ -142,7 +144,7 @@ def test_watching_on_a_terminal(daemon: BehindSocket) -> None:
         daemon.put(
             BLOCK, RESERVED.replace("[0,0,1,2,3,4,null,null]", "[0,0,1,2,3,4,null,2]").replace("[6,7]", "[6]").encode()
         )
-        later = click.unstyle(screen.until("rrq>Tcx>", plain=True))
+        later = screen.until("rrq>Tcx>", plain=True)
         assert "\x1b[H\x1b[J" not in later
         screen.type("\x03")
         screen.to_the_end()
@@ -189,20 +191,32 @@ def test_watching_in_a_pipe(daemon: BehindSocket) -> None:
     daemon.load({key: value.encode() for key, value in reserved().items()})
     line = [*INTERRUPTIBLE, sys.executable, "-m", "ipamd.ctl", *daemon.flags, "ipam", "show", "--map", "--watch=0.1"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        seen = ""
-        while seen.count("rrq>Tcx.") < 2:
-            seen += process.stdout.readline()
-        daemon.store.away = True
-        assert process.stderr is not None
-        assert process.stderr.readline() == "ipamctl: cannot read the store: memory: away; waiting for it\n"
-        daemon.store.away = False
-        while seen.count("rrq>Tcx.") < 4:  # one may have been on its way
-            seen += process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert "\x1b" not in seen + process.stdout.read()
-        assert process.stderr.read() == ""
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            seen = maps(process.stdout, 2)
+            daemon.store.away = True
+            assert process.stderr.readline() == "ipamctl: cannot read the store: memory: away; waiting for it\n"
+            asked = daemon.store.calls["list"]
+            wait_for(lambda: daemon.store.calls["list"] >= asked + 3)
+            daemon.store.away = False
+            seen += maps(process.stdout, 2)  # one may have been on its way
+            process.send_signal(signal.SIGINT)
+            assert "\x1b" not in seen + process.stdout.read()
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
     assert process.returncode == 0
+
+
+def maps(output: IO[str], number: int) -> str:
+    """What is printed up to so many maps."""
+    seen = ""
+    for line in output:
+        seen += line
+        if seen.count("rrq>Tcx.") == number:
+            return seen
+    raise AssertionError(f"it ended after {seen!r}")
 
 
 def test_symbols_differ_without_a_colour() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ipamd.core.census import BlockUse, PoolUse
+from ipamd.ctl import completion
 from ipamd.ctl import output as forms
 from ipamd.ctl.command import command
 from ipamd.ctl.commands.ipam.holders import AddressType
@@ -34,7 +35,10 @@ _SHOW = """\
 @click.option("--show-configuration", is_flag=True, help="the cluster's IPAM configuration")
 @click.option("--map", "as_map", is_flag=True, help="each block as a grid of its addresses")
 @click.option(
-    "--node", metavar="NAME", help="with --map: only blocks of this node, and those in which it has addresses"
+    "--node",
+    metavar="NAME",
+    shell_complete=completion.of("node"),
+    help="with --map: only blocks of this node, and those in which it has addresses",
 )
 @click.option(
     "--watch",
