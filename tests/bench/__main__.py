@@ -43,7 +43,7 @@ def measure(directory: Path, *, quick: bool) -> Figures:
     """Run all measures with their files below ``directory``."""
     programs = directory / "programs"
     compile_programs(programs)
-    rounds, repeats, at_once = (60, 1, processes.A_FEW) if quick else (1000, 5, processes.AT_ONCE)
+    rounds, repeats, at_once = (30, 1, processes.A_FEW) if quick else (1000, 5, processes.AT_ONCE)
     amount: tuple[Sequence[int], int, int] = ((8,), 1, 100) if quick else (loads.CONNECTIONS, 5, 5000)
     machine = describe()
     comparisons = [

@@ -52,7 +52,7 @@ def _daemon(directory: Path, store: str) -> Iterator[Daemon]:
                 etcd = stack.enter_context(EtcdProcess(directory / "etcd"))
             flags += ["--etcd-endpoints", etcd.endpoint]
         with pinned(server):
-            daemon = stack.enter_context(Daemon(directory, "node-a", *flags))
+            daemon = stack.enter_context(Daemon(directory, "bench", *flags))
         yield daemon
 
 

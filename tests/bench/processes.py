@@ -87,7 +87,7 @@ def _lanes(directory: Path, programs: Path, store: str) -> Iterator[list[Lane]]:
         flags = list(POOL)
         if store == "etcd":
             flags += ["--etcd-endpoints", stack.enter_context(EtcdProcess(directory / "etcd")).endpoint]
-        daemon = stack.enter_context(Daemon(directory / "daemon", "node-a", *flags))
+        daemon = stack.enter_context(Daemon(directory / "daemon", "bench", *flags))
         floor = directory / "echo.sock"
         server = stack.enter_context(subprocess.Popen([programs / "echo", floor]))
         stack.callback(server.kill)

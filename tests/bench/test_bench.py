@@ -77,7 +77,7 @@ def test_the_benchmark_runs_and_the_plugin_stays_fast(tmp_path):
 
     Of each lane the fastest ADD counts: what a busy machine does to a time is never to make it shorter. Where six
     programs wanted each core, host-local's fastest took 7 to 28 times ipamd's (a quiet machine: 6); so 2 is a change of
-    the design, not noise. The ratio to the floor is no guard: there the fastest of 60 was 3 to 13 times the floor's,
+    the design, not noise. The ratio to the floor is no guard: there the fastest of 30 to 60 was 3 to 13 times the floor's,
     as the floor needs one quiet moment and an ADD three in a row. It is for ``make bench`` on a quiet machine.
     """
     if host_local() is None and not os.environ.get("CI"):
