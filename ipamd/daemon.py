@@ -38,13 +38,12 @@ from ipamd.api.waiting import Waiting
 from ipamd.config import Config
 from ipamd.core import keys
 from ipamd.core.address import Cidr
-from ipamd.core.clock import Now
+from ipamd.core.clock import THIS_BOOT, Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.explain import Seen
 from ipamd.core.facts import Committed, Draining, Fact, RangeAssigned, RangeCursors, RangeReleased, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord, RecordError
-from ipamd.core.regain import THIS_BOOT
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ipamd.api.http import Request
 from ipamd.core.address import parse_address
+from ipamd.core.clock import THIS_BOOT
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
 from ipamd.core.records import MALFORMED
@@ -199,12 +200,13 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
             "it must begin with a letter or digit, followed by letters, digits, '_', '.', '-'",
         )
     started = headers.get("ipamd-started", "")
+    known = started.isascii() and started.isdecimal() and len(started) < 20
     return Invocation(
         command,
         Attachment(config.name, container, interface),
         read_args(headers.get("cni-args", "")),
         config,
-        min(int(started), arrival) if started.isascii() and started.isdecimal() and len(started) < 20 else arrival,
+        max(min(int(started), arrival), THIS_BOOT) if known else arrival,
     )
 
 

@@ -2,6 +2,9 @@
 
 from msgspec import Struct
 
+THIS_BOOT = 1
+"""The first moment of a boot (CLOCK_BOOTTIME, ns), for what began in this one at an unknown time; 0 is before it."""
+
 
 class Now(Struct, frozen=True):
     """One reading of two clocks, in nanoseconds.

@@ -12,14 +12,11 @@ from msgspec import Struct
 from ipamd.core import requested
 from ipamd.core.address import Cidr, format_address
 from ipamd.core.block import Block
-from ipamd.core.clock import Now
+from ipamd.core.clock import THIS_BOOT, Now
 from ipamd.core.facts import Assigned, Attachment, Place
 from ipamd.core.ledger import Ledger
 from ipamd.core.ranges import Address
 from ipamd.core.records import BlockRecord
-
-THIS_BOOT = 1
-"""When such an ADD began, as far as can be told (CLOCK_BOOTTIME, ns): before any DEL of this boot that is to come."""
 
 
 class Living(Struct, frozen=True):

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from ipamd.core.address import format_address
-from ipamd.core.clock import Now
+from ipamd.core.clock import THIS_BOOT, Now
 from ipamd.core.facts import Attachment, RangeAssigned, RangeCursors
 from ipamd.core.ledger import Ledger
 from ipamd.core.ranges import Address, read_address
-from ipamd.core.regain import THIS_BOOT
 
 
 class Held(Struct, frozen=True):

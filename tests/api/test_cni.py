@@ -236,6 +236,7 @@ def test_the_older_handle_needs_namespace_and_pod() -> None:
     ("header", "started"),
     [
         ("7", 7),
+        ("0", 1),
         ("100", 100),
         ("101", 100),
         ("9" * 19, 100),
@@ -247,7 +248,7 @@ def test_the_older_handle_needs_namespace_and_pod() -> None:
     ],
 )
 def test_a_call_began_when_the_plugin_says_but_not_later_than_it_arrived(header: str, started: int) -> None:
-    """The plugin's start time orders ADD and DEL; nonsense counts as the time of arrival."""
+    """The plugin's start time orders ADD and DEL; nonsense counts as the time of arrival, and 0, an earlier boot, as 1."""
     request = call(environment={"IPAMD_STARTED": header})
     assert cni.read_invocation(request, cni.read_config(request), 100).started == started
 
