@@ -118,26 +118,26 @@ async def test_writes_during_restarts_are_all_seen(own: EtcdProcess) -> None:
     async with opened(own.endpoint, timeout=1.0) as store, store.watch() as watch:
         watch.add("/n", (await store.read(["/n"])).revision)
         done = trio.Event()
+        count = 0
 
         async def write() -> None:
+            nonlocal count
             while not done.is_set():
                 try:
                     now = await store.read(["/n"])
-                    count, revision = (0, 0)
-                    if now.records:
-                        count, revision = int(now.records[0].value), now.records[0].revision
+                    count, revision = (int(now.records[0].value), now.records[0].revision) if now.records else (0, 0)
                     await store.commit([Change("/n", str(count + 1).encode(), revision)])
                 except StoreUnavailableError:
                     await trio.sleep(0.02)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
-            for _ in range(3):
-                await trio.sleep(0.2)
+            for written in (10, 20, 30):
+                while count < written:
+                    await trio.sleep(0.01)
                 await trio.to_thread.run_sync(own.restart)
             done.set()
         last = int((await store.read(["/n"])).records[0].value)
-        assert last > 20
         assert [event.value for event in await take(watch, last)] == [str(n + 1).encode() for n in range(last)]
 
 
@@ -182,8 +182,8 @@ async def test_a_long_absence_costs_neither_threads_nor_cpu(own: EtcdProcess) ->
         while time.monotonic() - started < 5:
             await trio.sleep(0.1)
             highest = max(highest, threading.active_count())
-        assert time.process_time() - used < 0.5
-        assert highest <= before + 3
+        assert time.process_time() - used < 2  # spinning would take 5, and threads that other tests left take some
+        assert highest <= before + 5  # each try that left one behind would make more
         own.start()
         expected = Event("/a/7", b"back", own.put("/a/7", b"back"))
         assert await take(watch, 1) == [expected]
