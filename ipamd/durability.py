@@ -46,7 +46,18 @@ class Durability:
                 await waited_for.wait()
         for fact in facts:
             if isinstance(fact, Assigned):
+                self._refuse_released(fact)
                 self._refuse_contested(fact)
+
+    def _refuse_released(self, assigned: Assigned) -> None:
+        """Refuse an ADD that holds its address no longer: a DEL came, or a repetition of it was refused below."""
+        held = self._ledger.holdings.get(assigned.attachment)
+        if held is None or not set(assigned.places) <= set(held.places):
+            raise RefusedError(
+                Code.TRY_AGAIN_LATER,
+                f"cannot assign an address to container {assigned.attachment.container}: the one chosen was given up "
+                "while the store was being told; the runtime will try again",
+            )
 
     def _refuse_contested(self, assigned: Assigned) -> None:
         """Take back an ADD whose address turned out to be somebody else's before anybody was told of it."""
