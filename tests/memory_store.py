@@ -5,7 +5,7 @@ answer with StoreUnavailableError: the unknown outcome.
 """
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -21,6 +21,7 @@ from ipamd.store.base import (
     Snapshot,
     StoreRefusedError,
     StoreUnavailableError,
+    nobody_to_tell,
 )
 
 
@@ -35,6 +36,7 @@ class MemoryStore:
         self.revision = 1
         self.compacted = 0
         self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
+        self.distrust: Callable[[], None] = nobody_to_tell
         self.away = False
         self.lose_replies = 0
         self.delay = delay

@@ -8,7 +8,7 @@ change. One contract suite (``tests/store/test_contract.py``) is run against eve
 May import nothing of ipamd outside ``core``.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -24,11 +24,8 @@ class StoreUnavailableError(Exception):
     """
 
 
-class HistoryError(StoreUnavailableError):
-    """What answered has another history than what answered before: restored from a backup, or another cluster.
-
-    Told once; whatever is known of revisions is to be read again before anything is decided.
-    """
+def nobody_to_tell() -> None:
+    """Nobody remembers what this store said."""
 
 
 class StoreRefusedError(Exception):
@@ -160,6 +157,10 @@ class Store(Protocol):
     """``etcd`` or ``embedded``: for status and metrics."""
     calls: dict[str, int]
     """How many calls were made since the start, by kind (``read``, ``commit``, ``list``, ``watch``, ``lease``)."""
+    distrust: Callable[[], None]
+    """Called, whoever asked, when what answers has another history than what answered before: restored from a backup,
+    or another cluster. All that is known of revisions is to be read again before anything is written.
+    """
 
     async def read(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
         """All records with these keys and below these prefixes, linearizable and at one revision."""

@@ -13,7 +13,7 @@ from ipamd.core import keys
 from ipamd.core.clock import Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import go_json, rfc3339
-from ipamd.store.base import HistoryError, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.base import Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.hold import Hold
 from ipamd.store.leftovers import Walk
 
@@ -74,8 +74,6 @@ class Cleaner:
                 await self._turn()
                 self._told = ""
             except (StoreUnavailableError, StoreRefusedError) as error:
-                if isinstance(error, HistoryError):
-                    self._ledger.synced = False  # the writer must not write before all is read again
                 if str(error) != self._told:
                     self._report("cannot clear away what nobody owns", {"error": str(error)})
                 self._told = str(error)

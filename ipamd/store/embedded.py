@@ -25,6 +25,7 @@ from ipamd.store.base import (
     Snapshot,
     StoreUnavailableError,
     Watch,
+    nobody_to_tell,
 )
 from ipamd.store.sqlite import SqliteFile, in_words
 
@@ -42,6 +43,7 @@ class EmbeddedStore:
 
     def __init__(self, path: Path, *, history: int = HISTORY) -> None:
         self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
+        self.distrust: Callable[[], None] = nobody_to_tell
         self._file = SqliteFile(path, history)
         self._one = trio.CapacityLimiter(1)
         self._connected = False

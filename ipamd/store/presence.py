@@ -18,7 +18,7 @@ from msgspec import Struct
 from ipamd.core import keys
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import MALFORMED, go_json
-from ipamd.store.base import HistoryError, Record, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.base import Record, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.hold import Hold
 
 TTL = 90.0
@@ -80,9 +80,7 @@ class Presence:
             try:
                 await self._turn()
                 told = ""
-            except StoreUnavailableError as error:  # the reader of the store tells of it
-                if isinstance(error, HistoryError):
-                    self._ledger.synced = False  # the writer must not write before all is read again
+            except StoreUnavailableError:  # the reader of the store tells of it
                 pause = RETRY
             except StoreRefusedError as error:
                 if str(error) != told:

@@ -34,7 +34,6 @@ from ipamd.store.base import (
     Change,
     CompactedError,
     Event,
-    HistoryError,
     OtherClusterError,
     Record,
     Snapshot,
@@ -78,6 +77,9 @@ class Sync:
     ) -> None:
         self._ledger, self._store, self._record, self._now, self._report = ledger, store, record, now, report
         self._watch: Watch | None = None
+        self._following = trio.CancelScope()
+        self._distrusts = 0
+        store.distrust = self.distrust
         self._followed: set[str] = set()
         self._pressures: dict[str, int] = {}
         self._affinities = keys.affinities_prefix(ledger.node)
@@ -111,12 +113,11 @@ class Sync:
                 await trio.sleep(pause)
                 pause = min(pause * 2, BACK_OFF[1])
 
-    async def _read(self, names: Sequence[str], prefixes: Sequence[str] = ()) -> Snapshot:
-        try:
-            return await self._store.read(names, prefixes)
-        except HistoryError:
-            self._ledger.synced = False  # nothing is written before all is read again
-            raise
+    def distrust(self) -> None:
+        """What answers has another history than what was read: nothing is written before all is read again."""
+        self._distrusts += 1
+        self._ledger.synced = False
+        self._following.cancel()
 
     # --- the full look ----------------------------------------------------------------------------------------
 
@@ -125,9 +126,10 @@ class Sync:
 
         Raises OtherClusterError before anything of another cluster is taken in.
         """
+        distrusts = self._distrusts
         before = self._ledger.revision  # the writer may learn newer ones while the answer is on its way
         prefixes = (*PREFIXES, keys.PRESSURE, self._affinities, self._named)
-        snapshot = await self._read((*self._single, self._unnamed), prefixes)
+        snapshot = await self._store.read((*self._single, self._unnamed), prefixes)
         self._refuse_other_cluster(snapshot.records)
         if snapshot.revision < before or not self._ledger.synced:
             if snapshot.revision < before:
@@ -143,14 +145,14 @@ class Sync:
         for record in snapshot.records:
             self._heed(record.key, record.value, record.revision)
         self._take_in_settings(snapshot)
-        await self._look_at_blocks(snapshot.records)
+        await self._look_at_blocks(snapshot.records, distrusts)
         self.looks += 1
         self.last_error = ""
         return snapshot.revision
 
     async def look_at_settings(self) -> None:
         """Read what decides which pools serve this node: what the watch may not have brought yet."""
-        snapshot = await self._read(self._single, PREFIXES)
+        snapshot = await self._store.read(self._single, PREFIXES)
         self._refuse_other_cluster(snapshot.records)
         self._take_in_settings(snapshot)
 
@@ -171,16 +173,18 @@ class Sync:
             + [Committed(record.key, record.revision, record.value) for record in settings.values()]
         )
 
-    async def _look_at_blocks(self, records: Sequence[Record]) -> None:
+    async def _look_at_blocks(self, records: Sequence[Record], distrusts: int) -> None:
         claims = self._claims(records)
         wanted = {keys.block_key(block.net) for block in self._ledger.blocks.values()}
         wanted |= {keys.block_key(claim.cidr) for claim in claims} | self._reserved_in(records)
-        blocks = await self._read(sorted(wanted))
+        blocks = await self._store.read(sorted(wanted))
         unsettled = [claim for claim in claims if not self._settled(claim, blocks)]
         if unsettled and not self._ledger.settings.locked:
             for claim in unsettled:
                 await self._repair(claim, blocks)
-            blocks = await self._read(sorted(wanted))
+            blocks = await self._store.read(sorted(wanted))
+        if self._distrusts != distrusts:
+            raise StoreUnavailableError("another history answered before all of the store was read; reading again")
         self._ledger.synced = True
         self._record(blocks.facts(wanted))
 
@@ -201,10 +205,10 @@ class Sync:
 
     async def look_up(self, handle: str) -> None:
         """Learn what a handle holds, in whosever blocks. Raises StoreUnavailableError, StoreRefusedError."""
-        found = await self._read([keys.handle_key(handle)])
+        found = await self._store.read([keys.handle_key(handle)])
         cidrs = {cidr for record in found.records for cidr in handle_blocks(record.value)}
         if cidrs:
-            blocks = await self._read(sorted(map(keys.block_key, cidrs)))
+            blocks = await self._store.read(sorted(map(keys.block_key, cidrs)))
             self._record(blocks.facts())
 
     def _is_reserve(self, key: str) -> bool:
@@ -282,6 +286,11 @@ class Sync:
     # --- the watch --------------------------------------------------------------------------------------------
 
     async def _follow_changes(self, revision: int) -> None:
+        self._following = trio.CancelScope()
+        with self._following:
+            await self._follow_from(revision)
+
+    async def _follow_from(self, revision: int) -> None:
         async with self._store.watch() as watch:
             self._watch, self._followed = watch, set()
             try:
@@ -320,7 +329,7 @@ class Sync:
         claimed = {keys.block_key(claim.cidr) for claim in self._claims(records)}
         unknown = (claimed | self._reserved_in(records)) - self._followed
         if unknown:
-            blocks = await self._read(sorted(unknown))
+            blocks = await self._store.read(sorted(unknown))
             self._record(blocks.facts())
 
 

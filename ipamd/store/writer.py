@@ -25,7 +25,7 @@ from ipamd.core.records import handle_blocks
 from ipamd.core.requested import tenant
 from ipamd.core.reserve import RETRY_AFTER
 from ipamd.store import batch, requested
-from ipamd.store.base import Change, ChangeSet, HistoryError, Outcome, Store, StoreRefusedError, StoreUnavailableError
+from ipamd.store.base import Change, ChangeSet, Outcome, Store, StoreRefusedError, StoreUnavailableError
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search
 from ipamd.store.claimer import RECONSIDER_AFTER, Claimer
@@ -109,8 +109,6 @@ class Writer:
                 pause = BACK_OFF[0]
                 self.progress.last_error = ""
             except (StoreUnavailableError, StoreRefusedError, NotDurableError) as error:
-                if isinstance(error, HistoryError):
-                    self._ledger.synced = False  # nothing is written before all is read again
                 self.progress.failures += 1
                 if str(error) != self.progress.last_error:
                     self._report("cannot write the store", {"error": str(error)})
@@ -205,7 +203,7 @@ class Writer:
         if draft.before:
             self._record(draft.before)
         with self._in_doubt([draft.changes]):  # from now on, as what is given up meanwhile is in the draft still
-            await self._sync_first(draft)
+            await self._sync()  # else, after a reboot, this node would hand out what only the store knows to be given
             outcome = await self._send([draft.changes])
         if outcome.chosen is None:
             self.progress.conflicts += 1
@@ -224,17 +222,6 @@ class Writer:
             self._record(batch.committed(draft.changes, outcome.revision))
         self._announce()
         return outcome.chosen is not None
-
-    async def _sync_first(self, draft: batch.Batch) -> None:
-        """Put the state file on the disk before the store is told, which then never knows more than this node.
-
-        Else a node that lost power could hand out, while the store is away, what the store has under another name.
-        """
-        try:
-            await self._sync()
-        except NotDurableError:
-            if draft.before:
-                raise  # what was withdrawn must not come back; the rest is safer in the store than nowhere
 
     async def _send(self, sets: Sequence[Sequence[Change]], search: Search | None = None) -> Outcome:
         self.progress.transactions += 1

@@ -15,13 +15,13 @@ from ipamd.store.base import (
     ChangeSet,
     CompactedError,
     Event,
-    HistoryError,
     KeyRange,
     Lease,
     Outcome,
     Snapshot,
     StoreRefusedError,
     StoreUnavailableError,
+    nobody_to_tell,
 )
 from tests.memory_store import MemoryStore, MemoryWatch
 
@@ -94,6 +94,7 @@ class Client:
     def __init__(self, server: Server, link: Link) -> None:
         self._server, self._link = server, link
         self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
+        self.distrust: Callable[[], None] = nobody_to_tell
         self.connected = True
         self._life = server.life
 
@@ -161,7 +162,8 @@ class Client:
             self.connected = True
             if self._life != life:
                 self._life = life
-                raise HistoryError("simulated: another cluster answers")
+                self.distrust()
+                raise StoreUnavailableError("simulated: another cluster answers")
             if refusals:
                 raise refusals[0]
             return replies[0]

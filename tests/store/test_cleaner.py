@@ -9,7 +9,6 @@ import trio
 from trio.testing import MockClock
 
 from ipamd.core import keys
-from ipamd.store.base import HistoryError
 from ipamd.store.cleaner import Cleaner, Cleaning
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, now, pool_record
@@ -117,19 +116,3 @@ async def test_nothing_is_removed_while_the_datastore_is_locked(autojump_clock: 
         await trio.sleep(3600)
         assert key not in store.records
         assert one.here
-
-
-async def test_another_history_is_told_to_the_ledger(
-    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store tells it once, to whoever asks first: nothing is written before all was read again."""
-    async with Node("n1", store).running() as node:
-        cleaner = Cleaner(node.ledger, store, SETTINGS, now, lambda _event, _values: None)
-
-        async def restored(*_arguments: object) -> None:
-            raise HistoryError("another history")
-
-        monkeypatch.setattr(store, "read", restored)
-        with trio.move_on_after(MINUTE + 1):
-            await cleaner.run()
-        assert not node.ledger.synced

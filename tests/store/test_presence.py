@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from ipamd.core import keys
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Fact
-from ipamd.store.base import HistoryError, StoreRefusedError
+from ipamd.store.base import StoreRefusedError
 from ipamd.store.presence import PAUSE, SOON, TTL, Host, Presence
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
@@ -224,22 +224,6 @@ async def test_one_that_yields_claims_nothing(autojump_clock: MockClock, store: 
         node.ledger.rival = ""
         await trio.sleep(10)
         assert node.ledger.available("p")
-
-
-async def test_another_history_is_told_to_the_ledger(
-    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The store tells it once, to whoever asks first: nothing is written before all was read again."""
-    node = Node("n1", store)
-    node.ledger.synced = True
-
-    async def restored(*_arguments: object) -> None:
-        raise HistoryError("another history")
-
-    monkeypatch.setattr(store, "read", restored)
-    with trio.move_on_after(1):
-        await Presence(node.ledger, store, FIRST, lambda: None, lambda _event, _values: None).run()
-    assert not node.ledger.synced
 
 
 async def test_a_store_that_refuses_is_told_of_once(

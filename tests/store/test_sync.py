@@ -189,6 +189,35 @@ async def test_an_affinity_of_anothers_block_is_dropped(
         assert FOUR not in node.ledger.blocks
 
 
+async def test_another_history_is_read_at_once_whoever_was_told(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """The watch that is followed may have nothing to say of it, as where two backups are put back one after the other."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        looks = node.sync.looks
+        store.distrust()
+        assert not node.ledger.synced
+        await trio.sleep(1)
+        assert node.ledger.synced
+        assert node.sync.looks == looks + 1
+
+
+async def test_another_history_in_the_middle_of_a_look_makes_it_begin_anew(
+    autojump_clock: MockClock, store: MemoryStore
+) -> None:
+    """What was read so far is the earlier history's: nothing is written by it."""
+    async with Node("n1", store).running() as node:
+        store.delay = 1.0
+        store.distrust()
+        await trio.sleep(1.5)
+        looks = node.sync.looks
+        store.distrust()
+        await trio.sleep(1)
+        assert not node.ledger.synced
+        assert node.sync.looks == looks
+        await trio.sleep(2)
+        assert node.ledger.synced
+
+
 async def test_an_affinity_outside_of_all_pools_is_dropped(autojump_clock: MockClock, store: MemoryStore) -> None:
     """A claim of a block that no pool cuts any more is not finished."""
     store.put(affinity_key("10.9.0.0/26"), affinity_record("pending"))

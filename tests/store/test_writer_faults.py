@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock
 
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
-from ipamd.core.errors import Code, RefusedError
+from ipamd.core.errors import Code, NotDurableError, RefusedError
 from ipamd.core.facts import Attachment, Fact, Place
 from ipamd.core.records import BlockRecord, attribute
 from ipamd.core.reserve import ReservePolicy
@@ -249,6 +250,26 @@ async def test_what_a_transaction_will_assign_is_in_doubt_before_it_is_sent(
         for number in range(6):
             assert (await node.add(add_request(f"c{number}"))).places != first.places
         assert trio.current_time() - began > 0.4, "the last waited for the transaction"
+        await node.flushed()
+        at_rest(store, [node])
+
+
+async def test_nothing_is_sent_that_the_disk_may_lose(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """While the state file cannot be synced, what was given out is served from it, and the store learns it later."""
+    failing = False
+
+    async def sync() -> None:
+        await trio.lowlevel.checkpoint()
+        if failing:
+            raise NotDurableError("cannot sync the state file: Input/output error")
+
+    async with Node("n1", store, POLICY, durable=sync).running() as node:
+        await trio.sleep(3)
+        before, failing = len(store.commits), True
+        assert (await node.add(add_request("a"))).places
+        await trio.sleep(10)
+        assert len(store.commits) == before
+        failing = False
         await node.flushed()
         at_rest(store, [node])
 

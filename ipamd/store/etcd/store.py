@@ -13,7 +13,6 @@ import trio
 
 from ipamd.store.base import (
     ChangeSet,
-    HistoryError,
     KeyRange,
     Lease,
     Outcome,
@@ -22,6 +21,7 @@ from ipamd.store.base import (
     StoreRefusedError,
     StoreUnavailableError,
     Watch,
+    nobody_to_tell,
 )
 from ipamd.store.etcd import messages, rpc, transaction
 from ipamd.store.etcd.call import NoSpaceError, RpcFailedError
@@ -46,6 +46,7 @@ class EtcdStore:
 
     def __init__(self, settings: EtcdSettings) -> None:
         self.calls = {"read": 0, "commit": 0, "list": 0, "watch": 0, "lease": 0}
+        self.distrust: Callable[[], None] = nobody_to_tell
         self._session = Session(settings)
         self._one_by_one = False
         """etcd is out of space: it refuses transactions, and raises its alarm anew for each."""
@@ -139,7 +140,8 @@ class EtcdStore:
         reply = await self._session.call(verb, pick, request)
         before, self._session.cluster = self._session.cluster, reply.header.cluster_id
         if before not in (0, reply.header.cluster_id):
-            raise HistoryError(
+            self.distrust()
+            raise StoreUnavailableError(
                 f"cannot {verb} etcd: cluster {reply.header.cluster_id:x} answers where {before:x} did, restored from "
                 "a backup or another one; reading everything again"
             )
