@@ -487,6 +487,7 @@ class Ledger:
             if block.owned != owned:
                 self._sort_blocks()
             self._withdraw_reserved(block)
+            self._give_way(block)
         elif cidr in self.blocks:
             block = self.blocks[cidr]
             block.merge(None, fact.value or b"", fact.revision)
@@ -503,6 +504,15 @@ class Ledger:
         ):
             self.reserves[pool.name].refusal = None
             self.reserves[pool.name].supplied += 1
+
+    def _give_way(self, block: Block) -> None:
+        """What the store gives to another is no longer held by a pod of an earlier boot: no pod outlives its host.
+
+        A collector frees what dead pods held, and is right, before the node hears of their end.
+        """
+        for held in [block.desired[o] for o in block.contested if not block.desired[o].began]:
+            if held.attachment in self.holdings:  # not yet given way, with another of its addresses
+                self._apply_released(Released(held.attachment, held.handle, held.places, 0))
 
     def _drop_irrelevant(self, block: Block) -> bool:
         if block.relevant:

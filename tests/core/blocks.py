@@ -17,10 +17,10 @@ def attachment(container: str, interface: str = "eth0") -> Attachment:
     return Attachment(NET, container, interface)
 
 
-def assigned(container: str, *places: tuple[str, int], interface: str = "eth0") -> Assigned:
+def assigned(container: str, *places: tuple[str, int], interface: str = "eth0", began: int = 1) -> Assigned:
     """The fact that a container holds these places."""
     who = attachment(container, interface)
-    return Assigned(who, who.handle, tuple(Place(*place) for place in places), {"pod": container}, 1)
+    return Assigned(who, who.handle, tuple(Place(*place) for place in places), {"pod": container}, 1, began)
 
 
 def image(cidr: str, owners: Mapping[int, str], *, affinity: str | None = f"host:{NODE}", node: str = NODE) -> bytes:

@@ -3,7 +3,7 @@
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
-from ipamd.core.facts import Committed, Draining, Fact, Place, Released
+from ipamd.core.facts import Committed, Draining, Fact, Place, Rebooted, Released
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from tests.core.blocks import NODE, RESERVE, assigned, attachment, image
@@ -34,6 +34,18 @@ def test_a_replayed_holding_that_the_store_gives_to_another_is_contested() -> No
     assert again.blocks[CIDR].contested == {0: "k8s-pod-network.far"}
     assert again.blocks[CIDR].unflushed == {}
     assert differences(snapshot(again), snapshot(ledger)) == []
+
+
+def test_a_pod_of_an_earlier_boot_gives_way_to_whom_the_store_names() -> None:
+    """A collector freed what the dead pod held, and another pod has it: there are no two holders to choose from."""
+    facts: list[Fact] = [committed(5, {0: "k8s-pod-network.old"}), assigned("old", (CIDR, 0), (CIDR, 1)), Rebooted()]
+    ledger = replay(NODE, POLICY, [*facts, committed(8, {0: "k8s-pod-network.next", 1: "k8s-pod-network.old"})])
+    assert ledger.holdings == {}
+    assert ledger.blocks[CIDR].contested == {}
+    assert ledger.blocks[CIDR].adopted == {"k8s-pod-network.next": [0]}
+    assert ledger.blocks[CIDR].releasing == {1: "k8s-pod-network.old"}
+    assert check(ledger) == []
+    assert differences(snapshot(replay(NODE, POLICY, list(ledger.checkpoint()))), snapshot(ledger)) == []
 
 
 def test_a_checkpoint_keeps_the_image_of_a_block_that_another_node_took_from_under_a_pod() -> None:
