@@ -19,6 +19,8 @@ KILLS ?= 1000
 REQUESTS ?= 1000000
 SEED ?= 1
 PAUSE ?= 60
+# Several processes, as many tests wait for real parts: for etcd to be back, for a daemon to start.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 # Relative, because make splits names at spaces and the checkout's path may have some.
 VENV := .venv
