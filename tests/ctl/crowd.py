@@ -91,7 +91,7 @@ def cost(flags: Sequence[str], argv: Sequence[str]) -> Cost:
     line = [sys.executable, "-c", _SELF, *flags, *argv]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-    return Cost(done.stdout, user, time.monotonic() - began, int(done.stderr) * 1024)
+    return Cost(done.stdout, user, time.monotonic() - began, int(done.stderr.splitlines()[-1]) * 1024)
 
 
 def main(argv: Sequence[str]) -> None:
