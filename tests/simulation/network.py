@@ -69,6 +69,8 @@ class Link:
         self.slow = 0.0
         """Up to how many seconds a batch of events lingers."""
         self.latency = 0.01
+        self.unanswered = 0
+        """Commits whose sender still waits: the store may have carried them out, and the sender not know it yet."""
 
     def mend(self) -> None:
         """No more faults."""
@@ -108,7 +110,11 @@ class Client:
 
     async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
         """See ``Store.commit``."""
-        return await self._ask("commit", lambda: self._server.apply(alternatives, window))
+        self._link.unanswered += 1
+        try:
+            return await self._ask("commit", lambda: self._server.apply(alternatives, window))
+        finally:
+            self._link.unanswered -= 1
 
     async def grant(self, ttl: float) -> Lease:
         """See ``Store.grant``."""

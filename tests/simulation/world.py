@@ -401,7 +401,9 @@ class World:
 
     def _at_rest(self) -> bool:
         daemons = [machine.daemon for machine in self.machines]
-        return not self.on_their_way and all(
+        if self.on_their_way or any(machine.link.unanswered for machine in self.machines):
+            return False
+        return all(
             daemon is not None
             and daemon.ledger.synced
             and not any(block.dirty for block in daemon.ledger.blocks.values())
