@@ -262,16 +262,18 @@ class Daemon:
         self.report.requests, self.report.failures = self.metrics.requests, self.events.failures
         relay = Relay(lambda: self.report.store, _changed_by)
         self.reports = Reports(
-            lambda: self.report.status(self._now()),
-            self.report.settings,
-            self.metrics.exposition,
-            self.report.unready,
-            lambda: self._now().boot,
-            self._drain,
-            lambda release: self.report.collect(release=release),
-            self.house.check,
-            relay.read,
-            relay.commit,
+            status=lambda: self.report.status(self._now()),
+            config=self.report.settings,
+            metrics=self.metrics.exposition,
+            ready=self.report.unready,
+            now=lambda: self._now().boot,
+            drain=partial(self._drain, on=True),
+            undrain=partial(self._drain, on=False),
+            leaks=partial(self.report.collect, release=False),
+            release_leaks=partial(self.report.collect, release=True),
+            check=self.house.check,
+            read_store=relay.read,
+            commit_store=relay.commit,
         )
         self._asked = Asked(self.handlers, self.tunnels, self.explain, self.events, self.takeover)
         self.servers = self.report.servers
@@ -332,12 +334,12 @@ class Daemon:
             if self.cluster is not None:
                 nursery.start_soon(self.cluster.run)
 
-    def _drain(self, draining: bool) -> Mapping[str, object]:  # noqa: FBT001 - what the two routes differ in
+    def _drain(self, *, on: bool) -> Mapping[str, object]:
         """Begin or end a drain, as an operator ordered; the writer does the rest."""
-        if self.ledger.draining != draining:
-            _log.info("draining" if draining else "not draining any more", reserve=self.report.drain()["reserve"])
-        if self.ledger.drain_ordered != draining or self.ledger.draining != draining:
-            ordered = Draining(on=draining)
+        if self.ledger.draining != on:
+            _log.info("draining" if on else "not draining any more", reserve=self.report.drain()["reserve"])
+        if self.ledger.drain_ordered != on or self.ledger.draining != on:
+            ordered = Draining(on=on)
             self.ledger.apply(ordered)
             self._keep([ordered])
         return self._apply_drain()

@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import filterfalse, repeat
+from itertools import repeat
 from typing import Final
 
 from msgspec import Struct
@@ -40,8 +40,7 @@ _PLUGIN_FIELDS: Final = (
     *("cni-command", "cni-containerid", "cni-netns", "cni-ifname", "cni-args", "cni-path"),
     *("ipamd-plugin", "ipamd-started"),
 )
-_PLUGIN_OPTIONAL: Final = ("connection", *_PLUGIN_FIELDS)
-_PLUGIN_KEYS: Final = ("host", *_PLUGIN_OPTIONAL, "content-length")
+_PLUGIN_KEYS: Final = ("host", "connection", *_PLUGIN_FIELDS, "content-length")
 _PLUGIN: Final = re.compile(
     "POST /v1/cni HTTP/1\\.1\r\nHost: (ipamd)\r\n(?:Connection: (close)\r\n)?"
     + "".join(f"(?:{name.title()}: {_VALUE}\r\n)?" for name in _PLUGIN_FIELDS)
@@ -180,11 +179,8 @@ class Parser:
             if length <= self._max_body:
                 self._at = self._checked = end + 4
                 self._length = length
-                headers = dict(zip(_PLUGIN_KEYS, values, strict=True))
-                if None in values:
-                    for name in filterfalse(headers.get, _PLUGIN_OPTIONAL):
-                        if headers[name] is None:
-                            del headers[name]
+                named = zip(_PLUGIN_KEYS, values, strict=True)
+                headers = {name: value for name, value in named if value is not None}
                 return Request("POST", "/v1/cni", "", headers, b"", "connection" not in headers)
         _check_octets(buffer[self._checked : end])
         lines = text.split("\r\n")

@@ -38,7 +38,7 @@ class Route(Struct, frozen=True):
     answer: Answer
 
 
-class Reports(Struct, frozen=True):
+class Reports(Struct, frozen=True, kw_only=True):
     """What the routes show that the ledger does not know: given by the daemon."""
 
     status: Callable[[], Mapping[str, object]]
@@ -48,10 +48,12 @@ class Reports(Struct, frozen=True):
     ready: Callable[[], str]
     """Why an ADD could not be served now; "" if it could."""
     now: Callable[[], int]
-    drain: Callable[[bool], Mapping[str, object]]
-    """Begin (True) or end a drain; how far it is."""
-    collect: Callable[[bool], Awaitable[Mapping[str, object]]]
-    """What looks leaked; released, if it is True."""
+    drain: Callable[[], Mapping[str, object]]
+    """Begin a drain, or go on with it; how far it is."""
+    undrain: Callable[[], Mapping[str, object]]
+    leaks: Callable[[], Awaitable[Mapping[str, object]]]
+    """What looks leaked."""
+    release_leaks: Callable[[], Awaitable[Mapping[str, object]]]
     check: Callable[[], Mapping[str, object]]
     """What is wrong with memory, and what an administrator should look at."""
     read_store: Callable[[bytes], Awaitable[bytes]]
@@ -109,14 +111,14 @@ def table(asked: Asked, ledger: Ledger, reports: Reports) -> tuple[Route, ...]:
             "/v1/drain",
             Rule.ADMIN,
             "give back all that no pod holds, and assign nothing; says how far it is",
-            lambda *_: shown(reports.drain(True)),  # noqa: FBT003 - a column of its own would say less
+            lambda *_: shown(reports.drain()),
         ),
-        Route("GET", GC, Rule.READ, "allocations that look leaked", lambda *_: _told(reports.collect(False))),  # noqa: FBT003 - as above
-        Route("POST", GC, Rule.ADMIN, "release them at once", lambda *_: _told(reports.collect(True))),  # noqa: FBT003 - as above
+        Route("GET", GC, Rule.READ, "allocations that look leaked", lambda *_: _told(reports.leaks())),
+        Route("POST", GC, Rule.ADMIN, "release them at once", lambda *_: _told(reports.release_leaks())),
         Route(
             "GET", "/v1/check", Rule.READ, "what is wrong with memory and records", lambda *_: shown(reports.check())
         ),
-        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.drain(False))),  # noqa: FBT003 - as above
+        Route("POST", "/v1/undrain", Rule.ADMIN, "end a drain", lambda *_: shown(reports.undrain())),
         Route("GET", "/v1/config", Rule.READ, "the configuration in force", lambda *_: shown(reports.config())),
         *relayed(reports.read_store, reports.commit_store),
         *public(reports),

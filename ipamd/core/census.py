@@ -11,14 +11,12 @@ from typing import Literal
 from msgspec import Struct
 
 from ipamd.core.address import Cidr
-from ipamd.core.keys import host_affinity, reserve_handle
+from ipamd.core.keys import RESERVE, host_affinity, reserve_handle
 from ipamd.core.records import WINDOWS_HANDLE, BlockRecord, Owner
 from ipamd.core.tunnel import is_handle
 
 State = Literal["free", "reserve", "pod", "tunnel", "cooling", "quarantined", "other"]
 """``other``: held by what is no workload, tunnel or reserve; ``quarantined``: in the reserve of a lost state file."""
-
-_RESERVE = reserve_handle("")
 
 
 def state_of(owner: Owner | None, serving: Mapping[str, str]) -> State:
@@ -30,7 +28,7 @@ def state_of(owner: Owner | None, serving: Mapping[str, str]) -> State:
         return "free"
     if owner.released_at:
         return "cooling"
-    if owner.handle.startswith(_RESERVE):
+    if owner.handle.startswith(RESERVE):
         instance = serving.get(owner.node)
         lost = instance is not None and owner.handle != reserve_handle(owner.node, instance)
         return "quarantined" if lost else "reserve"

@@ -79,9 +79,13 @@ def block_key(cidr: Cidr) -> str:
     return blocks_prefix(cidr.family) + _dashed(cidr)
 
 
+RESERVE = "ipamd-reserve-"
+"""What the handles of all reserves begin with."""
+
+
 def reserve_handle(node: str, instance: str = "") -> str:
     """The handle of a node's reserve: with the name of the state file that knows to whom it was promised."""
-    return f"ipamd-reserve-{node}.{instance}" if instance else f"ipamd-reserve-{node}"
+    return f"{RESERVE}{node}.{instance}" if instance else RESERVE + node
 
 
 def is_reserve_of(handle: str, node: str) -> bool:
@@ -102,7 +106,13 @@ def affinities_prefix(node: str) -> str:
 
 def affinity_key(node: str, cidr: Cidr) -> str:
     """The key of a node's claim of a block."""
-    return f"{affinities_prefix(node)}ipv{cidr.family}/block/{_dashed(cidr)}"
+    return claim_key(host_affinity(node), cidr)
+
+
+def claim_key(owner: str, cidr: Cidr) -> str:
+    """The key of an owner's claim of a block; the owner as a block's ``affinity`` says it, ``host:<node>``."""
+    kind, _, name = owner.partition(":")
+    return f"{IPAM}{kind}/{name}/ipv{cidr.family}/block/{_dashed(cidr)}"
 
 
 def handle_key(handle: str) -> str:

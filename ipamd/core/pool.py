@@ -8,9 +8,8 @@ from ipamd.core.records import MALFORMED, RecordError
 from ipamd.core.selector import Selector, SelectorError, parse_selector, shortened
 
 DEFAULT_BLOCK_SIZE = {4: 26, 6: 122}
-LARGEST_BLOCK = {4: 20, 6: 116}
-_BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
-"""Calico's limits. A larger block would be a record of gigabytes."""
+BLOCK_SIZES = {4: range(20, 33), 6: range(116, 129)}
+"""The prefix lengths that Calico takes, by IP version. A larger block would be a record of gigabytes."""
 
 ALL = parse_selector("all()")
 
@@ -50,12 +49,7 @@ class Pool(Struct, frozen=True):
 
     def enclosing(self, block: Cidr) -> list[Cidr]:
         """The larger blocks, of any legal size, that would contain one of its own."""
-        largest = LARGEST_BLOCK[self.family]
-        bits = BITS[self.family]
-        return [
-            Cidr(self.family, block.base >> (bits - prefix) << (bits - prefix), prefix)
-            for prefix in range(largest, block.prefix)
-        ]
+        return [larger for larger in blocks_around(block.family, block.base) if larger.prefix < block.prefix]
 
     def cuts(self, block: Cidr) -> bool:
         """Whether ``block`` is one of the blocks it is cut into."""
@@ -82,6 +76,12 @@ class _Resource(Struct):
     spec: _Spec
 
 
+def blocks_around(family: int, value: int) -> list[Cidr]:
+    """The blocks, one of each size that Calico takes, in which an address (as an integer) may be; the largest first."""
+    bits = BITS[family]
+    return [Cidr(family, value >> (bits - prefix) << (bits - prefix), prefix) for prefix in BLOCK_SIZES[family]]
+
+
 def decode_pool(value: bytes) -> Pool:
     """An IPPool record as a value, absent fields as Calico's defaults; raises RecordError."""
     try:
@@ -93,8 +93,7 @@ def decode_pool(value: bytes) -> Pool:
     unreadable: list[str] = []
     deleting = resource.metadata.deletionTimestamp is not None
     size = spec.blockSize or DEFAULT_BLOCK_SIZE[cidr.family]
-    low, high = _BLOCK_SIZES[cidr.family]
-    if not max(cidr.prefix, low) <= size <= high:
+    if size < cidr.prefix or size not in BLOCK_SIZES[cidr.family]:
         raise RecordError(f"IPPool {resource.metadata.name}: block size {size} does not fit {cidr}")
     return Pool(
         resource.metadata.name,

@@ -12,13 +12,12 @@ from ipamd.core.address import BITS, Cidr, format_address
 from ipamd.core.block import Block
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Assigned, Place
+from ipamd.core.keys import RESERVE
 from ipamd.core.pool import Pool
 from ipamd.core.records import Owner
 from ipamd.core.request import AddRequest
 from ipamd.core.reserve import Refusal
 from ipamd.core.settings import Settings
-
-RESERVE_PREFIX = "ipamd-reserve-"
 
 
 class Want(Struct):
@@ -93,7 +92,7 @@ def stranger(owner: Owner) -> str:
 def lendable(block: Block, ordinal: int) -> bool:
     """Whether a place is in the reserve of another node, which gives it back when it is asked for it."""
     owner = None if block.record is None else block.record.owner(ordinal)
-    return owner is not None and owner.handle.startswith(RESERVE_PREFIX) and owner.node != block.node
+    return owner is not None and owner.handle.startswith(RESERVE) and owner.node != block.node
 
 
 def judge(block: Block | None, place: Place, damage: str, *, strict: bool) -> tuple[Code, str] | None:
@@ -129,7 +128,7 @@ def verdict(block: Block, ordinal: int, *, strict: bool) -> tuple[Code, str] | N
         return Code.ADDRESS_TAKEN, why
     if owner is not None and owner.released_at:
         owner = None
-    if owner is not None and not owner.handle.startswith(RESERVE_PREFIX):
+    if owner is not None and not owner.handle.startswith(RESERVE):
         return Code.ADDRESS_TAKEN, taken(stranger(owner))
     if strict and not block.owned:
         affinity = None if block.record is None else block.record.affinity

@@ -15,7 +15,7 @@ from ipamd.core.census import state_of
 from ipamd.core.clock import Now
 from ipamd.core.explain import UNSEEN, Decision, Seen, as_seen, explain
 from ipamd.core.facts import Assigned, Attachment
-from ipamd.core.keys import is_reserve_of
+from ipamd.core.keys import RESERVE, is_reserve_of
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import Owner, rfc3339
@@ -210,7 +210,7 @@ def _reserved(block: Block, ordinal: int, owner: Owner) -> tuple[State, str, Hol
 def _stored(owner: Owner) -> Holder:
     network, _dot, container = owner.handle.partition(".")
     said = owner.secondary
-    is_pod = bool(container) and not owner.handle.startswith(requested.RESERVE_PREFIX) and "type" not in said
+    is_pod = bool(container) and not owner.handle.startswith(RESERVE) and "type" not in said
     return Holder(
         owner.handle,
         owner.node,

@@ -12,7 +12,7 @@ from msgspec import Struct
 from ipamd.core import keys
 from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.records import WINDOWS_HANDLE
-from ipamd.ctl.image import Allocation, BlockImage, Image, claim_key
+from ipamd.ctl.image import Allocation, BlockImage, Image
 
 _RELEASE = "`ipamctl ipam release --from-report FILE` {} (`ipamctl ipam check --report FILE` makes the report)"
 _WRITTEN = "another program wrote it: correct or delete it"
@@ -114,7 +114,7 @@ def _affinities(image: Image) -> Iterator[Finding]:
                 found.object,
                 found.what,
                 found.cure,
-                found.keys | {claim_key(block.affinity, block.cidr)},
+                found.keys | {keys.claim_key(block.affinity, block.cidr)},
             )
 
 

@@ -11,7 +11,8 @@ from time import time_ns
 from msgspec import Struct
 
 from ipamd.core import keys
-from ipamd.core.address import BITS, Cidr, format_address, parse_address
+from ipamd.core.address import parse_address
+from ipamd.core.pool import blocks_around
 from ipamd.core.records import (
     BlockRecord,
     HandleRecord,
@@ -22,7 +23,6 @@ from ipamd.core.records import (
     handle_blocks,
 )
 from ipamd.ctl.errors import CommandError
-from ipamd.ctl.image import claim_key
 from ipamd.ctl.report import Dated, Named
 from ipamd.ctl.resources.release import without_node
 from ipamd.ctl.target import Records
@@ -30,10 +30,10 @@ from ipamd.store.base import Change, Outcome, Record
 
 ATTEMPTS = 10
 """How often something is tried anew that others change meanwhile."""
+_SIGNS = keys.NODES, keys.DAEMONS
+"""Below which a node has a record while it is there."""
 TOGETHER = 40
 """Addresses freed in one transaction: with a handle and a node each, below the 128 operations that etcd takes."""
-_SIZES = {4: range(20, 33), 6: range(116, 129)}
-"""The prefix lengths that Calico's blocks may have."""
 
 
 class Allocated(Struct, frozen=True):
@@ -70,9 +70,7 @@ async def find(records: Records, addresses: Iterable[str]) -> dict[str, Record]:
 
 def candidates(family: int, value: int) -> Iterator[str]:
     """The keys of the blocks, of each size that Calico takes, in which an address may be."""
-    for prefix in _SIZES[family]:
-        shift = BITS[family] - prefix
-        yield keys.block_key(Cidr(family, value >> shift << shift, prefix))
+    return map(keys.block_key, blocks_around(family, value))
 
 
 def _decode(record: Record) -> BlockRecord:
@@ -122,7 +120,7 @@ async def _cooldown(records: Records) -> int:
 async def _free(records: Records, key: str, wanted: Sequence[Allocated], cooldown: int, freed: Freed) -> None:
     """Free addresses of one block, in one transaction."""
     handles = sorted({keys.handle_key(each.handle) for each in wanted if each.handle})
-    nodes = sorted({prefix + each.gone for each in wanted if each.gone for prefix in (keys.NODES, keys.DAEMONS)})
+    nodes = sorted({prefix + each.gone for each in wanted if each.gone for prefix in _SIGNS})
     for _ in range(ATTEMPTS):
         found = {record.key: record for record in (await records.read([key, *handles, *nodes])).records}
         now = Freed([], [], {})
@@ -151,7 +149,7 @@ def _changes(
     for each in wanted:
         ordinal = parse_address(each.address)[1] - block.cidr.base
         owner = block.owner(ordinal)
-        back = next((prefix for prefix in (keys.NODES, keys.DAEMONS) if each.gone and prefix + each.gone in found), "")
+        back = next((prefix for prefix in _SIGNS if each.gone and prefix + each.gone in found), "")
         if owner is None or owner.released_at:
             told.absent.append(each.address)
         elif (owner.handle, block.sequences.get(str(ordinal), 0)) != (each.handle, each.sequence):
@@ -217,14 +215,9 @@ async def take_block(records: Records, block: Dated) -> str:
     if found[0].revision != block.revision or not owner:
         return "it changed since"
     change, _in_use = without_node(found[0])
-    absent = [Change(claim_key(owner, keys.cidr_of(block.key)), None, 0)]
+    absent = [Change(keys.claim_key(owner, keys.cidr_of(block.key)), None, 0)]
     return _why_not(await records.commit([*([change] if change else []), *absent]))
 
 
 def _why_not(outcome: Outcome) -> str:
     return "" if outcome.chosen is not None else "it changed at this moment"
-
-
-def canonical(address: tuple[int, int]) -> str:
-    """The text of an address."""
-    return format_address(*address)

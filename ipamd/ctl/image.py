@@ -34,12 +34,6 @@ _LARGE = {keys.blocks_prefix(4): "IPv4 blocks", keys.blocks_prefix(6): "IPv6 blo
 _SINGLE = (keys.CONFIG, keys.CLUSTER_INFORMATION)
 
 
-def claim_key(owner: str, cidr: Cidr) -> str:
-    """The key of the affinity of an owner, ``host:<node>`` or ``virtual:<name>``, to a block."""
-    kind, _, name = owner.partition(":")
-    return f"{keys.IPAM}{kind}/{name}/ipv{cidr.family}/block/{keys.name_of(keys.block_key(cidr))}"
-
-
 class Allocation(Struct, frozen=True):
     """An allocated address: by whom, and the sequence number of its block at that time (0: the block does not say).
 

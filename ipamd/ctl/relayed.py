@@ -38,9 +38,10 @@ class RelayedStore:
             found.update((record.key, record) for record in page.records)
             left = left[left.index(page.next) :] if page.next else left[KEYS:]
         for prefix in prefixes:
-            start, end = prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
+            window = KeyRange.below(prefix, _ALL)
+            start = window.start
             while start:
-                page = await self._page(ReadRequest(window=KeyRange(start, end, _ALL)))
+                page = await self._page(ReadRequest(window=KeyRange(start, window.end, _ALL)))
                 revision = revision or page.revision
                 found.update((record.key, record) for record in page.records)
                 start = page.next

@@ -16,14 +16,12 @@ from ipamd.core.records import BlockRecord, RecordError, serving_instance
 from ipamd.core.settings import Settings
 from ipamd.ctl.errors import CommandError
 from ipamd.ctl.output import counted
+from ipamd.ctl.resources.release import keys_below
 from ipamd.ctl.target import Records
-from ipamd.store.base import KeyRange, Record
+from ipamd.store.base import Record
 
 PAGE = 100
 """How many blocks are read at once: some hundred kilobytes, one round trip to etcd."""
-
-_ALL = 1 << 62
-"""A limit that no range of keys reaches."""
 
 
 class Cluster(Struct, frozen=True):
@@ -66,8 +64,7 @@ async def each_block(
     """Show every block to ``visit``, in the order of the keys, IPv4 first; on a terminal with a progress bar."""
     names: list[str] = []
     for family in FAMILIES:
-        prefix = keys.blocks_prefix(family)
-        names += (await records.list_keys(KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), _ALL)))[1]
+        names += await keys_below(records, keys.blocks_prefix(family))
     shown = progress and len(names) > PAGE and sys.stderr.isatty()
     with click.progressbar(length=len(names), label="blocks", file=sys.stderr, hidden=not shown) as bar:
         for start in range(0, len(names), PAGE):

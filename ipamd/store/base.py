@@ -24,10 +24,6 @@ class StoreUnavailableError(Exception):
     """
 
 
-def nobody_to_tell() -> None:
-    """Nobody remembers what this store said."""
-
-
 class StoreRefusedError(Exception):
     """The store answered and said no: authentication, permission, quota (NOSPACE), a request too large."""
 
@@ -49,6 +45,10 @@ class CompactedError(Exception):
 
     Read everything again, then watch from there.
     """
+
+
+def nobody_to_tell() -> None:
+    """Nobody remembers what this store said (see ``Store.distrust``)."""
 
 
 class Record(Struct, frozen=True):
@@ -85,6 +85,11 @@ class KeyRange(Struct, frozen=True):
     start: str
     end: str
     limit: int
+
+    @classmethod
+    def below(cls, prefix: str, limit: int) -> "KeyRange":
+        """All keys that begin with ``prefix``, which must not be empty."""
+        return cls(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), limit)
 
 
 class Outcome(Struct, frozen=True):

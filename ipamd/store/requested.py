@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from ipamd.core import keys
 from ipamd.core import requested as rules
-from ipamd.core.address import BITS, Cidr, parse_cidr
+from ipamd.core.address import Cidr, parse_cidr
 from ipamd.core.clock import Now
 from ipamd.core.explain import Seen
 from ipamd.core.facts import Committed, Place
 from ipamd.core.ledger import Ledger
-from ipamd.core.pool import LARGEST_BLOCK, Pool
+from ipamd.core.pool import Pool, blocks_around
 from ipamd.core.requested import Want
 from ipamd.core.reserve import Refusal
 from ipamd.store.base import Store
@@ -52,9 +52,7 @@ async def see(store: Store, block: Cidr, value: int) -> Seen:
 
     Raises StoreUnavailableError, StoreRefusedError.
     """
-    bits = BITS[block.family]
-    sizes = range(LARGEST_BLOCK[block.family], bits + 1)
-    cidrs = [Cidr(block.family, value >> (bits - size) << (bits - size), size) for size in sizes]
+    cidrs = blocks_around(block.family, value)
     found = {record.key: record for record in (await store.read([keys.block_key(cidr) for cidr in cidrs])).records}
     for cidr in (block, *cidrs):
         record = found.get(keys.block_key(cidr))

@@ -32,16 +32,18 @@ class Api:
         self.path.ask(call())
         self.reason = ""
         reports = Reports(
-            lambda: {"status": "s"},
-            lambda: {"config": "c"},
-            lambda: ("text/plain; version=0.0.4", b"m 1\n"),
-            lambda: self.reason,
-            lambda: 0,
-            lambda draining: {"draining": draining},
-            self.collect,
-            lambda: {"memory": [], "findings": []},
-            self.read,
-            self.commit,
+            status=lambda: {"status": "s"},
+            config=lambda: {"config": "c"},
+            metrics=lambda: ("text/plain; version=0.0.4", b"m 1\n"),
+            ready=lambda: self.reason,
+            now=lambda: 0,
+            drain=lambda: {"draining": True},
+            undrain=lambda: {"draining": False},
+            leaks=self.leaks,
+            release_leaks=self.release_leaks,
+            check=lambda: {"memory": [], "findings": []},
+            read_store=self.read,
+            commit_store=self.commit,
         )
         path = self.path
         takeover = Takeover(path.ledger, path.now, path.append, trio.lowlevel.checkpoint)
@@ -52,9 +54,13 @@ class Api:
         )
         self.tcp = Router(public(reports), Access(OWN, GROUP))
 
-    async def collect(self, release: bool) -> dict[str, object]:
-        """What looks leaked: says whether it is to be released."""
-        return {"released": release}
+    async def leaks(self) -> dict[str, object]:
+        """What looks leaked: says that it is not released."""
+        return {"released": False}
+
+    async def release_leaks(self) -> dict[str, object]:
+        """What looks leaked: says that it is released."""
+        return {"released": True}
 
     async def read(self, body: bytes) -> bytes:
         """The store: echoes, or refuses what says so."""

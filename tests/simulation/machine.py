@@ -229,7 +229,7 @@ class Machine:
         self.draining = draining
         if self.daemon is not None:
             with suppress(Killed):
-                self.daemon._drain(draining)
+                self.daemon._drain(on=draining)
 
     def reboot(self) -> None:
         """Lose power: the daemon, the pods, and what was not synced are gone."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ipamd.core import keys
 from ipamd.core.address import Cidr, parse_cidr
-from ipamd.core.pool import DEFAULT_BLOCK_SIZE, decode_pool
+from ipamd.core.pool import BLOCK_SIZES, DEFAULT_BLOCK_SIZE, decode_pool
 from ipamd.core.records import RecordError
 from ipamd.core.selector import SelectorError, parse_selector, shortened
 from ipamd.ctl.errors import CommandError
@@ -38,7 +38,6 @@ _ATTEMPTS = 10
 _MODES = ("Never", "Always", "CrossSubnet")
 _USES = ("Workload", "Tunnel", "LoadBalancer")
 _ASSIGNMENT = ("Automatic", "Manual")
-_BLOCK_SIZES = {4: (20, 32), 6: (116, 128)}
 _LINK_LOCAL = {4: parse_cidr("169.254.0.0/16"), 6: parse_cidr("fe80::/10")}
 _DEFAULT_USES = ["Workload", "Tunnel"]
 _PREFIX = re.compile(r"/[0-9]+$")
@@ -163,15 +162,15 @@ def _bad_choice(spec: Mapping[str, Any], name: str, choices: tuple[str, ...]) ->
 
 
 def _bad_size(spec: Mapping[str, Any], cidr: Cidr, stored: Mapping[str, Any] | None) -> Iterator[str]:
-    low, high = _BLOCK_SIZES[cidr.family]
+    sizes = BLOCK_SIZES[cidr.family]
     size = spec.get("blockSize") or (stored or {}).get("blockSize") or DEFAULT_BLOCK_SIZE[cidr.family]
     if stored is not None and stored.get("blockSize") not in (None, size):
         yield (
             f"spec.blockSize cannot be changed from {stored['blockSize']} to {size}; "
             "move the pods to another pool, delete this one and create it anew"
         )
-    elif not low <= size <= high:
-        yield f"spec.blockSize {size} is not between {low} and {high}, as an IPv{cidr.family} pool's must be"
+    elif size not in sizes:
+        yield f"spec.blockSize {size} is not between {sizes[0]} and {sizes[-1]}, as an IPv{cidr.family} pool's must be"
     elif size < cidr.prefix:
         yield f"spec.cidr {cidr} is smaller than one block of /{size}; give a larger CIDR, or set spec.blockSize"
 

@@ -12,7 +12,8 @@ from ipamd.ctl.errors import CommandError
 from ipamd.ctl.target import Records
 from ipamd.store.base import Change, KeyRange, Record
 
-_PAGE = 500
+_PAGE = 10_000
+"""Keys listed at once: below a megabyte."""
 _ATTEMPTS = 10
 """How often a block is tried anew that others change meanwhile."""
 
@@ -20,13 +21,13 @@ _ATTEMPTS = 10
 async def keys_below(records: Records, prefix: str) -> list[str]:
     """All keys below a prefix."""
     found: list[str] = []
-    start, end = prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    window = KeyRange.below(prefix, _PAGE)
     while True:
-        _revision, page = await records.list_keys(KeyRange(start, end, _PAGE))
+        _revision, page = await records.list_keys(window)
         found += page
         if len(page) < _PAGE:
             return found
-        start = page[-1] + "\0"
+        window = KeyRange(page[-1] + "\0", window.end, _PAGE)
 
 
 async def block_keys(records: Records, cidr: Cidr) -> list[str]:
@@ -101,4 +102,4 @@ def without_node(record: Record) -> tuple[Change | None, int]:
 def _in_use(block: BlockRecord, index: int) -> bool:
     """Whether an allocation is somebody's: not a reserve of a node's daemon, nor cooling after its release."""
     owner = block.owners[index]
-    return not owner.released_at and not owner.handle.startswith(keys.reserve_handle(""))
+    return not owner.released_at and not owner.handle.startswith(keys.RESERVE)

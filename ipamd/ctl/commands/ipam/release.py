@@ -56,9 +56,10 @@ async def release(
 
 
 async def _address(target: Target, records: Records, ip: tuple[int, int], *, force: bool, yes: bool) -> None:
+    from ipamd.core.address import format_address
     from ipamd.ctl import freeing
 
-    address = freeing.canonical(ip)
+    address = format_address(*ip)
     blocks = await freeing.find(records, [address])
     found = freeing.seen(address, blocks[address]) if blocks else None
     if found is None:
