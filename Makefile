@@ -10,6 +10,7 @@
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
 #   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
 #   make pages   the manual page and the reference of ipamctl, out of its own help
+#   make docs    the pages of docs/ as a site in .run/site; a warning is an error
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -30,7 +31,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale fuzz pages system clean
+.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -92,6 +93,9 @@ endif
 
 pages: $(VENV)/.run-stamp
 	$(BIN)/python -m ipamd.ctl.pages
+
+docs: $(VENV)/.dev-stamp
+	$(BIN)/python -m sphinx -q -n -W --keep-going -E docs $(RUN)/site
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:

@@ -12,7 +12,7 @@ import pytest
 from ipamd.ctl import pages
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PROOFS = {"design.md", "security.md"}
 """The pages that claim what only a test can show."""
 
