@@ -96,6 +96,8 @@ def test_what_is_no_cidr_is_refused(text: str) -> None:
 
 def test_every_key_is_below_calicos_prefix() -> None:
     """Credentials that were made for Calico are enough: a role for /calico/ lets a node do all it does."""
-    prefixes = [value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str) and "/" in value]
+    prefixes = [
+        value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str) and "/" in value
+    ]
     assert len(prefixes) > 5
     assert all(prefix.startswith("/calico/") for prefix in prefixes)
