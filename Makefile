@@ -2,6 +2,7 @@
 #
 #   make run     the daemon in the foreground, without root, everything under .run/
 #   make test    all tests, linters and type checks
+#   make demo    as root: a cluster of three nodes on this machine, shown in half a minute, and gone again
 #   make bench   the benchmark; writes .run/bench.md
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
 #   make soak-kill  KILLS=n times kill -9 of daemons under load, on real etcd, with the real plugin
@@ -31,7 +32,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs system clean
+.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -59,6 +60,9 @@ check: $(VENV)/.dev-stamp
 
 unit: $(VENV)/.dev-stamp $(PLUGIN)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: system $(VENV)/.dev-stamp $(PLUGIN)
+	@$(BIN)/python -m tests.demo
 
 bench: system $(VENV)/.dev-stamp $(PLUGIN)
 	@mkdir -p $(RUN)

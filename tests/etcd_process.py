@@ -46,8 +46,8 @@ def binary(name: str) -> str:
     return found
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on, a different one each time.
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port of the loopback interface, or of another, that nobody listens on, a different one each time.
 
     Below the range of ports that the kernel gives to outgoing connections: a test's own connections could take a
     stopped member's port before it is started again.
@@ -56,7 +56,7 @@ def free_port() -> int:
         port = next(_ports)
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
         return port
@@ -66,7 +66,8 @@ class EtcdProcess:
     """One etcd member.
 
     ``tls``: (CA, certificate, key) files; both sides must then show certificates of that CA. ``options``: more of
-    etcd's flags. ``cluster``: names and peer URLs of all members when there are several.
+    etcd's flags. ``cluster``: names and peer URLs of all members when there are several. ``host``: the address on which
+    it serves clients.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class EtcdProcess:
         tls: tuple[Path, Path, Path] | None = None,
         options: Sequence[str] = (),
         cluster: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
         self.name = name
         self.tls = tls
-        self.port = free_port()
+        self.port = free_port(host)
         self.scheme = "https" if tls else "http"
-        self.endpoint = f"{self.scheme}://127.0.0.1:{self.port}"
+        self.endpoint = f"{self.scheme}://{host}:{self.port}"
         self.user: str | None = None
         """``name:password`` for etcdctl, once authentication is on."""
         self._metrics = f"http://127.0.0.1:{free_port()}"
