@@ -144,6 +144,13 @@ class EtcdProcess:
         except (OSError, ValueError):
             return False
 
+    def metrics(self) -> dict[str, float]:
+        """What it counts of itself, by name and labels as it prints them."""
+        with urllib.request.urlopen(f"{self._metrics}/metrics", timeout=5) as reply:
+            lines = reply.read().decode().splitlines()
+        counted = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in counted}
+
     def start(self) -> Self:
         """Start the process and wait until it serves."""
         self.launch()

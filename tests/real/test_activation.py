@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,31 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.activated_daemon import Activated
 from tests.daemon_process import POOLS, Daemon, addresses_of, wait_for
 
 pytestmark = pytest.mark.real
-
-
-class Activated(Daemon):
-    """A daemon that is handed its listening socket as systemd does: as descriptor 3, told by LISTEN_FDS."""
-
-    def __init__(self, directory: Path, listener: socket.socket) -> None:
-        super().__init__(directory, "node-a", *POOLS)
-        self._listener = listener
-
-    def start(self, *, ready: bool = True) -> None:
-        """Start the process with the socket as its descriptor 3."""
-        flags = ["--node", self.node, "--state-dir", str(self.directory / "state"), *self.flags]
-        # The shell becomes the daemon, so that its process id is the one that LISTEN_PID names.
-        script = 'fd=$1; shift; [ "$fd" = 3 ] || eval "exec 3<&$fd"; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-        command = [sys.executable, "-m", "ipamd", "run", "--socket", str(self.directory / "unused.sock"), *flags]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                ["/bin/bash", "-c", script, "activate", str(self._listener.fileno()), *command],
-                pass_fds=(self._listener.fileno(),), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        if ready:
-            self.wait_ready()
 
 
 def test_a_daemon_serves_on_the_socket_that_systemd_hands_it_and_requests_queue_while_it_restarts(
