@@ -1,4 +1,4 @@
-"""A chart with logarithmic axes as SVG: lines with marks, no dependency."""
+"""A chart with logarithmic axes, or shares in percent upwards, as SVG: lines with marks, no dependency."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -6,20 +6,26 @@ from math import ceil, floor, log10
 
 from msgspec import Struct
 
-WIDTH, HEIGHT = 520, 340
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 50, 50
-COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df")
+WIDTH, HEIGHT = 520, 350
+LEFT, RIGHT, TOP, BOTTOM = 70, 20, 60, 50
+COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700")
+MARKED = 20
+"""A line of more points is drawn without marks."""
 
 Points = Sequence[tuple[float, float]]
 
 
 class Chart(Struct, frozen=True):
-    """One picture: its title, what the axes say, and a line for each name. All values are above 0."""
+    """One picture: its title, what the axes say, and a line for each name.
+
+    All values are above 0; with ``shares`` those upwards are percents.
+    """
 
     title: str
     across: str
     up: str
     lines: Mapping[str, Points]
+    shares: bool = False
 
 
 def svg(charts: Sequence[Chart]) -> str:
@@ -55,10 +61,24 @@ class _Axis:
         return [10.0**power for power in range(self.low, self.high + 1)]
 
 
+class _Shares:
+    """0 to 100 percent between two pixels."""
+
+    ticks = (0.0, 25.0, 50.0, 75.0, 100.0)
+
+    def __init__(self, begin: int, end: int) -> None:
+        self._begin, self._end = begin, end
+
+    def at(self, value: float) -> float:
+        """The pixel of a value."""
+        return self._begin + value / 100 * (self._end - self._begin)
+
+
 def _draw(chart: Chart) -> Iterable[str]:
     points = [point for line in chart.lines.values() for point in line]
     x = _Axis((point[0] for point in points), LEFT, WIDTH - RIGHT)
-    y = _Axis((point[1] for point in points), HEIGHT - BOTTOM, TOP)
+    low, high = HEIGHT - BOTTOM, TOP
+    y = _Shares(low, high) if chart.shares else _Axis((point[1] for point in points), low, high)
     yield _text(WIDTH / 2, 18, chart.title, "middle", weight="bold")
     yield _text(WIDTH / 2, HEIGHT - 12, chart.across, "middle")
     yield f'<text transform="translate(16 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(chart.up)}</text>'
@@ -72,9 +92,10 @@ def _draw(chart: Chart) -> Iterable[str]:
         colour = COLOURS[index]
         path = " ".join(f"{x.at(across):.1f},{y.at(up):.1f}" for across, up in line)
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
-        for across, up in line:
+        for across, up in line if len(line) <= MARKED else ():
             yield f'<circle cx="{x.at(across):.1f}" cy="{y.at(up):.1f}" r="3" fill="{colour}"/>'
-        yield _text(LEFT + 10 + 110 * index, TOP - 12, name, "start", colour=colour)
+        row, column = divmod(index, 3)
+        yield _text(LEFT + 10 + 150 * column, TOP - 24 + 15 * row, name, "start", colour=colour)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
