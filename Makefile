@@ -3,7 +3,8 @@
 #   make run     the daemon in the foreground, without root, everything under .run/
 #   make test    all tests, linters and type checks
 #   make demo    as root: a cluster of three nodes on this machine, shown in half a minute, and gone again
-#   make bench   the benchmark; writes .run/bench.md
+#   make bench   the benchmark, eight minutes; writes .run/bench.md, .json and .svg; ROUNDS=100 is quicker, PARTS="starts ..."
+#                leaves others out, CALICO_IPAM=path compares with Calico's own plugin
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
 #   make soak-kill  KILLS=n times kill -9 of daemons under load, on real etcd, with the real plugin
 #   make soak-outage  what befalls an etcd in a year, under real daemons: with an outage of PAUSE seconds
@@ -19,6 +20,8 @@ METRICS ?= 127.0.0.1:9178
 SEEDS ?= 2000
 KILLS ?= 1000
 REQUESTS ?= 1000000
+ROUNDS ?= 1000
+PARTS ?=
 SEED ?= 1
 PAUSE ?= 60
 # Several processes, as many tests wait for real parts: for etcd to be back, for a daemon to start.
@@ -66,7 +69,7 @@ demo: system $(VENV)/.dev-stamp $(PLUGIN)
 
 bench: system $(VENV)/.dev-stamp $(PLUGIN)
 	@mkdir -p $(RUN)
-	$(BIN)/python -m tests.bench --output $(RUN)/bench.md
+	$(BIN)/python -m tests.bench --output $(RUN)/bench.md --rounds $(ROUNDS) $(if $(PARTS),--only $(PARTS))
 
 soak: $(VENV)/.dev-stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -1,7 +1,7 @@
-"""``python -m tests.bench``: measure, print the report, and write it beside its figures as JSON.
+"""``python -m tests.bench``: measure, print the report, and write it beside its figures as JSON and its plots.
 
-Takes two minutes; ``--quick`` some seconds, for the guard in the test suite, whose figures are too few to quote.
-The machine should have nothing else to do: the load at the start is part of the report.
+Takes eight minutes; with ``--rounds 100`` two, with ``--quick`` some seconds, for the guard in the test suite, whose
+figures are too few to quote. The machine should have nothing else to do: the load at the start is part of the report.
 """
 
 import argparse
@@ -9,48 +9,93 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import trio
+from msgspec import Struct
 
 import ipamd
-from tests.bench import loads, processes, report
+from tests.bench import claims, costs, goals, loads, processes, report, restarts, starts
 from tests.bench.figures import STORES, Figures
+from tests.bench.plots import charts
 from tests.bench.programs import compile_programs
+from tests.scale.plot import svg
+
+
+class Amount(Struct, frozen=True):
+    """How much to measure; see the parts."""
+
+    processes: processes.Amount
+    connections: Sequence[int]
+    load_bursts: int
+    load_pairs: int
+    burst: int
+    clusters: Sequence[int]
+    claims: int
+    addresses: Sequence[int]
+    starts: int
+    idle: float
+    restarts: int
+
+
+QUICK = Amount(processes.Amount(30, 30, {10: 1}), (8,), 1, 100, 200, (0, 100), 1, (0, 30), 1, 0.2, 1)
+"""Only to see that all is measured."""
+
+PARTS = ("processes", "loads", "costs", "claims", "starts", "restarts")
+
+
+def amount(rounds: int) -> Amount:
+    """What takes eight minutes with 1,000 rounds, and two with 100; all counts but those of rounds stay as they are."""
+    few = rounds < 500
+    return Amount(
+        processes.Amount(rounds, processes.HELD, {100: 2 if few else 7, 1000: 1 if few else 3}),
+        loads.CONNECTIONS, 1 if few else 5, 500 if few else 5000, 1000,
+        claims.SIZES, 3 if few else 15, starts.SIZES, 2 if few else 7, 2.0 if few else 20.0, 2 if few else 7,
+    )  # fmt: skip
 
 
 def main() -> int:
     """Run the benchmark; 0 when it ran, whatever the verdict: a busy machine is no mistake."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--output", type=Path, help="Markdown file to write; the figures go beside it as .json")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; beside it go .json and .svg")
+    parser.add_argument("--rounds", type=int, default=1000, help="of whole processes (default: 1000); all else follows")
     parser.add_argument("--quick", action="store_true", help="some seconds; too few figures to quote")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+    )
     arguments = parser.parse_args()
+    much = QUICK if arguments.quick else amount(arguments.rounds)
     with tempfile.TemporaryDirectory(prefix="ipamd-bench-") as directory:
-        figures = measure(Path(directory), quick=arguments.quick)
+        figures = measure(Path(directory), much, arguments.only)
     text = report.markdown(figures)
     sys.stdout.write(text)
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(text)
-        figures_as_json = msgspec.json.format(msgspec.json.encode(_with_ratios(figures)), indent=2)
-        arguments.output.with_suffix(".json").write_bytes(figures_as_json + b"\n")
+        written = msgspec.json.encode({"figures": figures, "goals": goals.goals(figures)})
+        arguments.output.with_suffix(".json").write_bytes(msgspec.json.format(written, indent=2) + b"\n")
+        arguments.output.with_suffix(".svg").write_text(svg(charts(figures)))
     return 0
 
 
-def measure(directory: Path, *, quick: bool) -> Figures:
-    """Run all measures with their files below ``directory``."""
+def measure(directory: Path, much: Amount, parts: Sequence[str]) -> Figures:
+    """Run the parts with their files below ``directory``."""
     programs = directory / "programs"
     compile_programs(programs)
-    rounds, repeats, at_once = (30, 1, processes.A_FEW) if quick else (1000, 5, processes.AT_ONCE)
-    amount: tuple[Sequence[int], int, int] = ((8,), 1, 100) if quick else (loads.CONNECTIONS, 5, 5000)
     machine = describe()
-    comparisons = [
-        processes.measure(directory / f"processes-{store}", programs, store, rounds, repeats, at_once)
-        for store in STORES
-    ]
-    return Figures(machine, comparisons, loads.measure(directory, programs, *amount))
+    measures: dict[str, Callable[[], Sequence[object]]] = {
+        "processes": lambda: [
+            processes.measure(directory / f"processes-{store}", programs, store, much.processes) for store in STORES
+        ],
+        "loads": lambda: loads.measure(directory, programs, much.connections, much.load_bursts, much.load_pairs),
+        "costs": lambda: [costs.measure(directory, programs, much.burst)],
+        "claims": lambda: claims.measure(directory, much.clusters, much.claims),
+        "starts": lambda: starts.measure(directory, programs, much.addresses, much.starts, much.idle),
+        "restarts": lambda: list(restarts.measure(directory, programs, much.restarts)),
+    }
+    return Figures(machine, **{part: measures[part]() for part in parts})
 
 
 def describe() -> dict[str, str]:
@@ -72,14 +117,6 @@ def describe() -> dict[str, str]:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _with_ratios(figures: Figures) -> dict[str, object]:
-    ratios = {
-        each.store: {"host_local_to_ipamd": report.faster(each), "ipamd_to_floor": report.above_floor(each)}
-        for each in figures.comparisons
-    }
-    return {"figures": figures, "ratios": ratios, "goals": report.goals(figures)}
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.bench.contenders import POOL
 from tests.bench.figures import STORES, Load, spread
-from tests.bench.processes import POOL
 from tests.bench.programs import pinned, run_program
 from tests.daemon_process import Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
@@ -20,7 +20,7 @@ from tests.etcd_process import EtcdProcess
 BURST = 1000
 """ADDs in a row: what fits in the blocks that a node may have (20 of 64 addresses), some of them kept spare."""
 
-CONNECTIONS = (1, 8, 32)
+CONNECTIONS = (1, 8, 32, 256)
 
 
 def measure(directory: Path, programs: Path, connections: Sequence[int], bursts: int, pairs: int) -> list[Load]:

@@ -1,111 +1,157 @@
-"""The benchmark's report: a Markdown text with tables, ratios and a verdict for each goal. Pure."""
+"""The benchmark's report: a Markdown text with a table for each part, and the verdict for each goal. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from msgspec import Struct
+from tests.bench.figures import FLOOR, OWN, Burst, Comparison, Figures, Processes, Spread
+from tests.bench.goals import goals
 
-from tests.bench.figures import Comparison, Figures, Load, Processes
-
-FASTER = 6.0
-"""Times that the plugin's ADD is to be faster than host-local's (p50 of whole processes)."""
-
-ABOVE_FLOOR = 1.8
-"""Times the C echo server that the plugin's ADD may take (p50 of whole processes)."""
-
-ADDS = 10_000
-"""ADDs a second that the daemon is to serve on one core."""
-
-
-class Goal(Struct, frozen=True):
-    """One goal and what was measured for it."""
-
-    text: str
-    measured: str
-    met: bool
-
-
-def faster(comparison: Comparison) -> float:
-    """How many times as long host-local's ADD takes (p50)."""
-    return comparison.host_local.add.p50 / comparison.ipamd.add.p50
-
-
-def above_floor(comparison: Comparison) -> float:
-    """How many times the floor the plugin's ADD takes (p50)."""
-    return comparison.ipamd.add.p50 / comparison.echo.add.p50
-
-
-def goals(figures: Figures) -> list[Goal]:
-    """The verdict: of each store the best number of connections, of both stores the worse."""
-    verdict = []
-    for each in figures.comparisons:
-        factor, distance = faster(each), above_floor(each)
-        on = f"({each.store}, p50)"
-        verdict += [
-            Goal(f"ADD at least {FASTER:g} times as fast as host-local {on}", f"{factor:.1f}", factor >= FASTER),
-            Goal(f"ADD at most {ABOVE_FLOOR:g} times the floor {on}", f"{distance:.2f}", distance <= ABOVE_FLOOR),
-        ]
-    for store in dict.fromkeys(load.store for load in figures.loads):
-        best = max((load for load in figures.loads if load.store == store), key=lambda load: load.adds)
-        text = f"at least {ADDS:,} ADD/s on one core ({store}, {best.connections} connections)"
-        verdict.append(Goal(text, f"{best.adds:,.0f}", best.adds >= ADDS))
-    return verdict
+Rows = Iterable[Sequence[str]]
 
 
 def markdown(figures: Figures) -> str:
-    """The whole report."""
+    """The whole report; a part that was left out has no section."""
+    verdict = [(goal.text, goal.measured, "met" if goal.met else "MISSED") for goal in goals(figures)]
+    met = sum(word == "met" for *_, word in verdict)
     parts = ["# Benchmark", _table(("machine", ""), figures.machine.items())]
-    for comparison in figures.comparisons:
-        parts += [f"## Whole plugin processes, {comparison.store} store", _processes(comparison)]
-    parts += ["## Requests at the socket, daemon on one core", _loads(figures.loads)]
-    verdict = ((goal.text, goal.measured, "met" if goal.met else "MISSED") for goal in goals(figures))
-    parts += ["## Goals", _table(("goal", "measured", ""), verdict)]
+    parts += [f"## Goals: {met} of {len(verdict)} met", _table(("goal", "measured", ""), verdict)]
+    for each in figures.processes:
+        parts += [f"## Whole plugin processes, {each.store} store", *_comparison(each)]
+    if figures.loads:
+        parts += ["## Requests at the socket while flushing, daemon on one core", _loads(figures)]
+    if figures.costs:
+        parts += ["## What etcd is asked", _costs(figures)]
+    if figures.claims:
+        parts += ["## A node's first block and address", _claims(figures)]
+    if figures.starts:
+        parts += ["## Starts, memory, rest", _starts(figures)]
+    if figures.restarts:
+        parts += ["## Restarts under load, the socket held", _restarts(figures)]
     return "\n\n".join(parts) + "\n"
 
 
-def _processes(comparison: Comparison) -> str:
-    own, floor, reference = comparison.ipamd, comparison.echo, comparison.host_local
-    lanes = {"ipamd": own, "C echo server (floor)": floor, "host-local": reference}
-    times = _table(
-        ("ms", *(f"{verb} {column}" for verb in ("ADD", "DEL") for column in ("p50", "p90", "p99", "max")), "100 ADD"),
-        ((name, *_milliseconds(lane)) for name, lane in lanes.items()),
-    )
-    ratios = _table(
-        ("ratio of p50", "ADD", "DEL", "100 ADD at once"),
+def _comparison(each: Comparison) -> Iterator[str]:
+    columns = [f"{verb} {column}" for verb in ("ADD", "DEL") for column in ("p50", "p90", "p99", "max")]
+    rows = [(name, "nothing", lane) for name, lane in each.alone.items()]
+    rows += [(name, "1,000", lane) for name, lane in each.held.items()]
+    yield _table(("ms", "held", *columns), ((name, held, *_milliseconds(lane)) for name, held, lane in rows))
+    yield _table(
+        ("ratio", "held", *columns),
         (
-            (name, *(f"{part:.2f}" for part in parts))
-            for name, parts in (("host-local / ipamd", _ratios(reference, own)), ("ipamd / floor", _ratios(own, floor)))
+            (f"{name} / ipamd" if name != FLOOR else "ipamd / floor", held, *_ratios(lane, lanes[OWN], name == FLOOR))
+            for held, lanes in (("nothing", each.alone), ("1,000", each.held))
+            for name, lane in lanes.items()
+            if name != OWN
         ),
     )
-    return f"{times}\n\n{ratios}"
+    if each.bursts:
+        yield _bursts(each.bursts)
+
+
+def _spreads(lane: Processes) -> Iterator[int]:
+    for spread in (lane.add, lane.delete):
+        yield from _figures(spread)
+
+
+def _figures(spread: Spread) -> tuple[int, int, int, int]:
+    return spread.p50, spread.p90, spread.p99, spread.max
 
 
 def _milliseconds(lane: Processes) -> Iterator[str]:
-    for spread in (lane.add, lane.delete):
-        yield from (f"{value / 1e6:.3f}" for value in (spread.p50, spread.p90, spread.p99, spread.max))
-    yield f"{lane.burst.p50 / 1e6:.1f}"
+    return (f"{value / 1e6:.2f}" for value in _spreads(lane))
 
 
-def _ratios(over: Processes, under: Processes) -> tuple[float, float, float]:
-    return (
-        over.add.p50 / under.add.p50,
-        over.delete.p50 / under.delete.p50,
-        over.burst.p50 / under.burst.p50,
-    )
+def _ratios(lane: Processes, own: Processes, inverse: bool) -> Iterator[str]:
+    for theirs, ours in zip(_spreads(lane), _spreads(own), strict=True):
+        yield f"{ours / theirs if inverse else theirs / ours:.2f}"
 
 
-def _loads(loads: Sequence[Load]) -> str:
+def _bursts(bursts: Sequence[Burst]) -> str:
+    own = {burst.at_once: burst.took.p50 for burst in bursts if burst.contender == OWN}
     return _table(
-        ("store", "connections", "ADD/s", "DEL/s", "ADD and DEL mixed/s", "ADD p50 us", "ADD p99 us"),
+        ("started at once", "ADDs", "p50 ms", "max ms", "ADD/s", "times ipamd's"),
         (
             (
-                load.store, str(load.connections), f"{load.adds:,.0f}", f"{load.deletes:,.0f}", f"{load.mixed:,.0f}",
-                f"{load.add.p50 / 1e3:.0f}", f"{load.add.p99 / 1e3:.0f}",
+                burst.contender, f"{burst.at_once:,}", f"{burst.took.p50 / 1e6:.0f}", f"{burst.took.max / 1e6:.0f}",
+                f"{burst.at_once * 1e9 / burst.took.p50:,.0f}", f"{burst.took.p50 / own[burst.at_once]:.2f}",
             )
-            for load in loads
+            for burst in bursts
         ),
     )  # fmt: skip
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _loads(figures: Figures) -> str:
+    columns = ("p50", "p90", "p99", "max")
+    return _table(
+        ("store", "connections", "ADD/s", "DEL/s", "mixed/s", *(f"ADD {column} us" for column in columns)),
+        (
+            (
+                load.store, str(load.connections), f"{load.adds:,.0f}", f"{load.deletes:,.0f}", f"{load.mixed:,.0f}",
+                *(f"{value / 1e3:,.0f}" for value in _figures(load.add)),
+            )
+            for load in figures.loads
+        ),
+    )  # fmt: skip
+
+
+def _costs(figures: Figures) -> str:
+    return _table(
+        ("", "ADDs", "etcd's count", "an ADD"),
+        (
+            row
+            for cost in figures.costs
+            for row in (
+                ("calls before the replies", f"{cost.requests:,}", f"{cost.on_the_way}", "0" if not cost.on_the_way else "> 0"),
+                _each("transactions in a burst", cost.burst, cost.transactions, 3),
+                _each("bytes received in a burst", cost.burst, cost.received, 0),
+            )
+        ),
+    )  # fmt: skip
+
+
+def _each(what: str, count: int, total: int, digits: int) -> tuple[str, ...]:
+    return what, f"{count:,}", f"{total:,}", f"{total / count:,.{digits}f}"
+
+
+def _claims(figures: Figures) -> str:
+    return _table(
+        ("", "blocks in the cluster", "p50 ms", "p90 ms", "max ms", "transactions, most"),
+        (
+            (
+                claim.program, f"{claim.blocks:,}",
+                *(f"{value / 1e6:.1f}" for value in (claim.took.p50, claim.took.p90, claim.took.max)),
+                str(claim.transactions),
+            )
+            for claim in figures.claims
+        ),
+    )  # fmt: skip
+
+
+def _starts(figures: Figures) -> str:
+    return _table(
+        ("store", "addresses", "ready p50 s", "ready max s", "resident MiB", "% of a core at rest"),
+        (
+            (
+                start.store, f"{start.addresses:,}", f"{start.ready.p50 / 1e9:.3f}", f"{start.ready.max / 1e9:.3f}",
+                f"{start.resident / 2**20:.1f}", "" if start.processor is None else f"{start.processor * 100:.2f}",
+            )
+            for start in figures.starts
+        ),
+    )  # fmt: skip
+
+
+def _restarts(figures: Figures) -> str:
+    return _table(
+        ("store", "restarts", "calls", "refused", "longest wait of an ADD, s"),
+        (
+            (
+                restart.store, str(len(restart.waits)), f"{restart.calls:,}", str(restart.refused),
+                ", ".join(f"{wait / 1e9:.3f}" for wait in restart.waits),
+            )
+            for restart in figures.restarts
+        ),
+    )  # fmt: skip
+
+
+def _table(head: Sequence[str], rows: Rows) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,8 +8,9 @@
  *   run LANE VERB CONTAINER      start lane number LANE (from 0) once and wait for its end
  *   burst LANE VERB PREFIX N     start it N times without waiting, for containers PREFIX0.., then wait for all
  *
- * Each run and burst is answered by a line with its nanoseconds. A plugin that fails ends the whole plan: the time of
- * a refusal must not get among those of successes. In C, so that what is timed is the plugin and not the harness.
+ * Each run and burst is answered by a line with its nanoseconds, at the end or, with the argument "converse", at once.
+ * A plugin that fails ends the whole plan: the time of a refusal must not get among those of successes. In C, so that
+ * what is timed is the plugin and not the harness.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -160,12 +161,14 @@ static int64_t burst(const struct lane *lane, const char *verb, const char *pref
     return now() - began;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static char line[4096], a[1024], b[1024], c[1024];
     int lane, count;
     struct rlimit files;
 
+    if (argc == 2 && strcmp(argv[1], "converse") == 0)
+        setvbuf(stdout, NULL, _IOLBF, 0);
     /* A burst holds a descriptor for each child. */
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
