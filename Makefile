@@ -11,7 +11,7 @@
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
 #   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
-#   make pages   the manual page and the reference of ipamctl, out of its own help
+#   make pages   what of docs/ is made: of ipamctl's help its manual page and reference, of the routes the OpenAPI document
 #   make docs    the pages of docs/ as a site in .run/site; a warning is an error
 #   make clean   forget the virtual environment, builds and .run/
 
@@ -98,8 +98,9 @@ ifneq ($(shell command -v clang),)
 	$(BIN)/python -m tests.fuzz guided-plugin --requests $(REQUESTS) --seed $(SEED)
 endif
 
-pages: $(VENV)/.run-stamp
+pages: $(VENV)/.dev-stamp
 	$(BIN)/python -m ipamd.ctl.pages
+	$(BIN)/python -m tests.docs.openapi
 
 docs: $(VENV)/.dev-stamp
 	$(BIN)/python -m sphinx -q -n -W --keep-going -E docs $(RUN)/site

@@ -1,5 +1,6 @@
 """The site that ``make docs`` builds: without a warning, and every link in it leads somewhere."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
+
+LONG = pytest.mark.skipif("CI" not in os.environ, reason="takes a build for each mistake; CI runs it")
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
@@ -82,6 +85,7 @@ def test_the_navigation_has_each_page_under_its_kind(site: Path) -> None:
     )
 
 
+@LONG
 @pytest.mark.parametrize(
     "line",
     [
@@ -101,6 +105,7 @@ def test_a_mistake_ends_the_build(tmp_path: Path, line: str) -> None:
     assert build(tmp_path, tmp_path / "site").returncode != 0
 
 
+@LONG
 def test_a_page_that_the_index_does_not_list_ends_the_build(tmp_path: Path) -> None:
     """No page is lost."""
     shutil.copy(DOCS / "conf.py", tmp_path)
