@@ -168,7 +168,7 @@ def test_status_and_top(daemon: Daemon) -> None:
 
 
 def test_on_a_terminal(daemon: Daemon) -> None:
-    """Lines are folded to its width; ``top`` draws over itself until Ctrl-C, which is no error."""
+    """Lines are folded to its width; ``top`` draws over itself until Ctrl-C, which is no error, and over a restart."""
     daemon.plugin("ADD", "x", network(ipv4_pools=["nope"]))
     heights = []
     for columns in (80, 200):
@@ -180,6 +180,10 @@ def test_on_a_terminal(daemon: Daemon) -> None:
         shown = screen.until("default-ipv6-ippool")
         assert shown.startswith("\x1b[H\x1b[J")
         assert max(map(len, click.unstyle(shown).splitlines())) <= 40
+        daemon.stop()
+        screen.until("cannot reach ipamd at")
+        daemon.start()
+        screen.until("default-ipv6-ippool")
         screen.type("\x03")
         assert "interrupted" not in screen.to_the_end()
         assert screen.process.wait(20) == 0

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +10,7 @@ import click
 
 from ipamd.ctl.command import command
 from ipamd.ctl.commands.node import pools
+from ipamd.ctl.errors import UnreachableError
 from ipamd.ctl.output import age, folded
 from ipamd.ctl.target import Target
 
@@ -36,14 +37,26 @@ async def top(target: Target, interval: float, count: int | None) -> None:
     with suppress(KeyboardInterrupt):
         while shown == 0 or shown != (count or (0 if live else 1)):
             await trio.sleep(interval)
-            after = await daemon.get("/v1/status")
-            if live:
-                width = shutil.get_terminal_size().columns
-                lines = (f"{part}\x1b[K" for line in rates(before, after) for part in folded(line, width))
-                click.echo(f"{_HOME if shown else _HOME + _CLEAR}{chr(10).join(lines)}{chr(10)}{_CLEAR}", nl=False)
+            try:
+                after = await daemon.get("/v1/status")
+            except UnreachableError as error:  # one who watches a restart wants to see its end
+                if not live:
+                    raise
+                _draw([str(error)], first=not shown)
             else:
-                click.echo("\n".join(rates(before, after)))
-            before, shown = after, shown + 1
+                if live:
+                    _draw(rates(before, after), first=not shown)
+                else:
+                    click.echo("\n".join(rates(before, after)))
+                before = after
+            shown += 1
+
+
+def _draw(lines: Iterable[str], *, first: bool) -> None:
+    """Draw over what stands on the terminal."""
+    width = shutil.get_terminal_size().columns
+    parts = (f"{part}\x1b[K" for line in lines for part in folded(line, width))
+    click.echo(f"{_HOME + _CLEAR if first else _HOME}{chr(10).join(parts)}{chr(10)}{_CLEAR}", nl=False)
 
 
 def rates(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
