@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from ipamd.core.records import rfc3339
-from ipamd.ctl.errors import CommandError
+from ipamd.ctl.errors import CommandError, DamagedError
 from ipamd.ctl.resources.fields import bad_name, differences
 from ipamd.ctl.resources.kind import Kind, Resource
 from ipamd.ctl.target import Records
@@ -123,7 +123,10 @@ async def delete(records: Records, kind: Kind, name: str, *, dry_run: bool) -> s
     found = (await records.read([kind.key(name)])).records
     if not found:
         raise kind.missing("delete", name)
-    told = await kind.release(records, kind.decode(found[0]), dry_run=dry_run)
+    try:
+        told = await kind.release(records, kind.decode(found[0]), dry_run=dry_run)
+    except DamagedError as error:  # else only another program could delete it
+        told = f"{kind.name} {name} was no record of ours ({error}): only this record is deleted, no block was released"
     if dry_run:
         return told
     found = (await records.read([kind.key(name)])).records  # disabled meanwhile, by us

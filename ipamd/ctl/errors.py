@@ -15,6 +15,10 @@ class UnreachableError(CommandError):
     code = UNREACHABLE
 
 
+class DamagedError(CommandError):
+    """A record is not what its key says; nobody's addresses come from it."""
+
+
 class UsageError(CommandError):
     """The command line, or a file that it names, cannot be understood."""
 

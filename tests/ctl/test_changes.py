@@ -295,6 +295,20 @@ def test_deleting_a_pool(ctl: Ctl) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "value", [b"{", b'{"spec":{}}', b'{"metadata":{"name":"odd"},"spec":{}}', b'{"metadata":{"name":"odd"},"spec":"x"}']
+)
+def test_deleting_what_cannot_be_read(ctl: Ctl, value: bytes) -> None:
+    """A record that is no pool can be deleted as one, and nothing else goes with it."""
+    ctl.load(capture("pools")["etcd"])
+    before = ctl.place.all()
+    ctl.place.put("/calico/resources/v3/projectcalico.org/ippools/odd", value)
+    done = ctl("delete ippool odd")
+    assert (done.code, done.out) == (0, "Successfully deleted 1 'IPPool' resource(s)\n")
+    assert done.err.startswith("IPPool odd was no record of ours (cannot read the record /calico/")
+    assert ctl.place.all() == before
+
+
 def test_a_daemons_reserve_is_nobodys(ctl: Ctl) -> None:
     """Addresses in reserve, or cooling after their release, are not counted as in use."""
     ctl.load(capture("pools")["etcd"])

@@ -100,12 +100,15 @@ def test_a_name_that_does_not_exist(ctl: Ctl) -> None:
 
 
 def test_a_record_that_is_none(ctl: Ctl) -> None:
-    """A record that is not a resource is told with its key."""
+    """A record that is not a resource is told with its key; the others are shown all the same."""
+    ctl.load(capture("basic")["etcd"])
+    whole = ctl.ok("get ippool")
     key = "/calico/resources/v3/projectcalico.org/ippools/odd"
     ctl.place.put(key, b'{"spec":{}}')
     done = ctl("get ippool")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (1, whole)
     assert done.err.startswith(f"ipamctl: cannot read the record {key}: ")
+    assert ctl("get ippool odd") == (1, "", done.err)
 
 
 def test_many_records_come_in_pages(ctl: Ctl) -> None:

@@ -4,6 +4,7 @@ import click
 
 from ipamd.ctl import completion
 from ipamd.ctl.command import command
+from ipamd.ctl.errors import CommandError
 from ipamd.ctl.output import Output, output_option, show
 from ipamd.ctl.resources.kind import Kind
 from ipamd.ctl.resources.kinds import KindType
@@ -27,3 +28,5 @@ async def get(target: Target, kind: Kind, names: tuple[str, ...], output: Output
     async with target.records() as records:
         listing = await kind.read(records, names)
     show(output, kind.sheet, listing.resources, kind.document(listing, names))
+    if listing.damaged:
+        raise CommandError("\n".join(listing.damaged))

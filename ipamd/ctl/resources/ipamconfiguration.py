@@ -10,10 +10,9 @@ import msgspec
 
 from ipamd.core import keys
 from ipamd.core.records import RecordError, decode_config, go_json
-from ipamd.ctl.errors import CommandError
 from ipamd.ctl.output import Column, Sheet
 from ipamd.ctl.resources.fields import BOOLEAN, TEXT, WHOLE
-from ipamd.ctl.resources.kind import API, Kind, Listing, Resource, field
+from ipamd.ctl.resources.kind import API, Kind, Listing, Resource, damaged, field
 from ipamd.ctl.target import Records
 from ipamd.store.base import Record
 
@@ -47,9 +46,7 @@ class _IpamConfigurationKind(Kind):
             known = decode_config(record.value)
             stored = msgspec.json.decode(record.value, type=dict[str, Any])
         except (RecordError, ValueError) as error:
-            raise CommandError(
-                f"cannot read the record {record.key}: {error}; another program wrote it: correct or delete it"
-            ) from error
+            raise damaged(record.key, error) from error
         spec = {
             "strictAffinity": known.strict_affinity,
             "autoAllocateBlocks": known.auto_allocate_blocks,

@@ -13,7 +13,7 @@ from ipamd.core.selector import SelectorError, parse_selector, shortened
 from ipamd.ctl.errors import CommandError
 from ipamd.ctl.output import Column, Sheet
 from ipamd.ctl.resources.fields import BOOLEAN, TEXT, TEXTS, WHOLE, ordered
-from ipamd.ctl.resources.kind import Kind, Resource, field
+from ipamd.ctl.resources.kind import Kind, Resource, damaged, field
 from ipamd.ctl.resources.release import block_keys, release_pool
 from ipamd.ctl.target import Records
 from ipamd.store.base import Change
@@ -120,7 +120,11 @@ class IpPoolKind(Kind):
 
     async def release(self, records: Records, stored: Resource, *, dry_run: bool) -> str:
         """Disable the pool, and take its blocks from the nodes: those with addresses stay until these are gone."""
-        name, cidr = stored["metadata"]["name"], parse_cidr(stored["spec"]["cidr"])
+        name = stored["metadata"]["name"]
+        try:
+            cidr = parse_cidr(stored["spec"]["cidr"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise damaged(self.key(name), f"its CIDR: {error}") from error
         if not dry_run:
             await self._disable(records, name)
         return await release_pool(records, name, cidr, dry_run=dry_run)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ipamd.core.keys import RESOURCES
 from ipamd.core.records import go_json
-from ipamd.ctl.errors import CommandError
+from ipamd.ctl.errors import CommandError, DamagedError
 from ipamd.ctl.output import Sheet
 from ipamd.ctl.resources.fields import ANY, METADATA, Fields, bad_fields, bad_name, ordered
 from ipamd.ctl.target import Records
@@ -28,10 +28,11 @@ _KUBERNETES = "projectcalico.org/metadata"
 
 
 class Listing(Struct, frozen=True):
-    """Resources as they stood at ``revision``, sorted by name."""
+    """Resources as they stood at ``revision``, sorted by name; ``damaged``: why others cannot be read."""
 
     revision: int
     resources: list[Resource]
+    damaged: list[str] = []
 
 
 class Kind:
@@ -54,7 +55,7 @@ class Kind:
     # --- reading ----------------------------------------------------------------------------------------------
 
     async def read(self, records: Records, names: Sequence[str]) -> Listing:
-        """Those of these names, or all; raises CommandError for the first that does not exist."""
+        """Those of these names, or all; raises CommandError for the first named one that is not there, or damaged."""
         if names:
             snapshot = await records.read([self.key(name) for name in names])
         else:
@@ -63,8 +64,15 @@ class Kind:
         for name in names:
             if self.key(name) not in found:
                 raise self.missing("get", name)
-        wanted = [self.key(name) for name in names] or sorted(found)
-        return Listing(snapshot.revision, [self.decode(found[key]) for key in wanted])
+        if names:
+            return Listing(snapshot.revision, [self.decode(found[self.key(name)]) for name in names])
+        listing = Listing(snapshot.revision, [])
+        for key in sorted(found):
+            try:
+                listing.resources.append(self.decode(found[key]))
+            except DamagedError as error:
+                listing.damaged.append(str(error))
+        return listing
 
     def missing(self, verb: str, name: str) -> CommandError:
         """The error that there is no resource of a name."""
@@ -86,15 +94,13 @@ class Kind:
         }
 
     def decode(self, record: Record) -> Resource:
-        """The resource that a record holds, with its version. Raises CommandError."""
+        """The resource that a record holds, with its version. Raises DamagedError."""
         try:
             resource = msgspec.json.decode(record.value, type=dict[str, Any])
             metadata = {**resource["metadata"], "resourceVersion": str(record.revision)}
             return {**resource, "metadata": ordered(metadata, METADATA)}
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise CommandError(
-                f"cannot read the record {record.key}: {error}; another program wrote it: correct or delete it"
-            ) from error
+            raise damaged(record.key, error) from error
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -160,6 +166,11 @@ class Kind:
     async def release(self, records: Records, stored: Resource, *, dry_run: bool) -> str:
         """Do what comes before the deletion of a resource; returns what is worth a word."""
         return ""
+
+
+def damaged(key: str, why: object) -> DamagedError:
+    """The error that a record cannot be understood."""
+    return DamagedError(f"cannot read the record {key}: {why}; another program wrote it: correct or delete it")
 
 
 def field(resource: Resource, *path: str, default: str = "") -> str:
