@@ -1,7 +1,7 @@
-"""The benchmark guards itself: it measures what it says, and the plugin is not an order slower than it was.
+"""The benchmark measures what it says, and the plugin is not an order slower than it was.
 
-Counts are asserted exactly; of times only ratios that were measured by turns in one run, and wide ones: a test machine
-is busy.
+Of times only ratios are asserted that were measured by turns in one run, and wide ones: a test machine is busy. What has
+no noise is in ``test_guard.py``.
 """
 
 import json
@@ -12,9 +12,7 @@ from html import escape
 
 import msgspec
 import pytest
-import trio
 
-from ipamd.core.reserve import ReservePolicy
 from tests.bench import goals
 from tests.bench.calico_plugin import Plugin
 from tests.bench.contenders import host_local
@@ -40,7 +38,7 @@ from tests.bench.figures import (
 )
 from tests.bench.programs import compile_programs, run_program
 from tests.memory_store import MemoryStore
-from tests.nodes import Node, add_request, pool_record
+from tests.nodes import pool_record
 
 
 @pytest.fixture(scope="module")
@@ -226,27 +224,3 @@ def test_no_call_is_refused_in_the_measure_of_restarts(tmp_path):
     restarts = bench(output, "--only", "restarts").restarts
     assert [(each.store, each.refused, len(each.waits)) for each in restarts] == [("embedded", 0, 1), ("etcd", 0, 1)]
     assert "## Restarts under load" in output.read_text()
-
-
-async def test_what_pods_cost_the_store_is_counted(autojump_clock):
-    """30 ADDs: no call on the way, then one transaction of block, reserve and 30 handles; the same for their DELs.
-
-    Exactly, under a virtual clock: a count has no noise, and nor have the bytes of the records.
-    """
-    store = MemoryStore(delay=0.001)
-    store.put(*pool_record("p", "192.168.0.0/16"))
-    async with Node("n1", store, ReservePolicy(minimum=40)).running() as node:
-        await trio.sleep(1)
-        calls, before = dict(store.calls), len(store.commits)
-        for number in range(30):
-            await node.add(add_request(f"c{number:02}"))
-        assert store.calls == calls
-        await node.flushed()
-        for number in range(30):
-            node.delete(f"c{number:02}")
-        deleting = len(store.commits)
-        await trio.sleep(5)
-    assert deleting == before + 1
-    assert [len(changes) for (changes,) in store.commits[before:]] == [1 + 1 + 30] * 2
-    written = [sum(len(change.value or b"") for change in changes) for (changes,) in store.commits[before:]]
-    assert written == [8044, 1695], "what a pod costs the store has changed: is it meant to?"
