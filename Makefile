@@ -11,7 +11,7 @@
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
 #   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
-#   make pages   what of docs/ is made: of ipamctl's help its manual page and reference, of the routes the OpenAPI document
+#   make pages   what of docs/ is made: the pages of ipamctl of its help, the OpenAPI document of the routes, the pictures
 #   make docs    the pages of docs/ as a site in .run/site; a warning is an error
 #   make clean   forget the virtual environment, builds and .run/
 
@@ -101,6 +101,7 @@ endif
 pages: $(VENV)/.dev-stamp
 	$(BIN)/python -m ipamd.ctl.pages
 	$(BIN)/python -m tests.docs.openapi
+	$(BIN)/python -m tests.docs.pictures
 
 docs: $(VENV)/.dev-stamp
 	$(BIN)/python -m sphinx -q -n -W --keep-going -E docs $(RUN)/site
