@@ -13,6 +13,8 @@
 #   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
 #   make pages   what of docs/ is made: the pages of ipamctl of its help, the OpenAPI document of the routes, the pictures
 #   make docs    the pages of docs/ as a site in .run/site; a warning is an error
+#   make release  wheel, source distribution, SBOM and checksums of the last commit, in dist/; always the same bytes
+#   make release-test  that wheel on a Debian with nothing installed (root, debootstrap)
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -35,7 +37,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs system clean
+.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs release release-test system clean
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -105,6 +107,12 @@ pages: $(VENV)/.dev-stamp
 
 docs: $(VENV)/.dev-stamp
 	$(BIN)/python -m sphinx -q -n -W --keep-going -E docs $(RUN)/site
+
+release: $(VENV)/.dev-stamp
+	@$(BIN)/python -m release
+
+release-test: release
+	@release/bare-machine $(RUN)/bare dist
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:
