@@ -1,13 +1,17 @@
 """The histograms and counters of requests, as Prometheus reads them."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from ipamd.api.steps import Stages
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
-from ipamd.metrics import Metrics
+from ipamd.metrics import _TEXTS, Metrics
 
 US = 1000
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
 
 @pytest.fixture
@@ -61,3 +65,25 @@ def test_what_is_read_twice_is_not_counted_twice(metrics):
     """A scrape takes nothing from the next one, and adds nothing to it."""
     metrics.request(Stages("ADD", 0, total=US), 0)
     assert [read(metrics, "requests_total", verb="ADD", code="0") for _ in range(2)] == [1, 1]
+
+
+def test_each_metric_is_documented_with_type_and_labels():
+    """The page's table says of each what the daemon exposes, and for each what it means and which question it answers."""
+    rows = re.findall(r"^\| `(ipamd_\w+)` \| (\w+) \| (.*?) \| (.+?) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    table = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _meaning, _answers in rows}
+    assert all(answers.endswith("?") for *_, answers in rows)
+    exposed = {}
+    for family in Metrics(Ledger("node-a", ReservePolicy()), lambda: dict.fromkeys(_TEXTS, 0.0)).registry.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        kind = "gauge" if family.type == "info" else family.type  # as the text format has it, and Prometheus
+        labels = family.samples[0].labels if family.samples else getattr(family, "_labelnames", ())
+        exposed[family.name + suffix] = (kind, tuple(label for label in labels if label != "le"))
+    assert table == exposed
+
+
+def test_no_page_speaks_of_a_metric_that_is_not_there():
+    """What an operator reads in the middle of the night exists."""
+    pages = "\n".join(path.read_text() for path in PAGE.parent.rglob("*.md"))
+    named = set(re.findall(r"\bipamd_[a-z_]+(?:_total|_seconds|_addresses|_bytes|_info|_facts)\b", pages))
+    known = set(re.findall(r"^\| `(ipamd_\w+)`", PAGE.read_text(), re.MULTILINE))
+    assert named - known - {"ipamd_requests"} == set()

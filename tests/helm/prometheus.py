@@ -1,0 +1,86 @@
+"""A real Prometheus with our rules that scrapes a real daemon, both of the test's own."""
+
+import itertools
+import json
+import math
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from tests.daemon_process import POOLS, Daemon, network, wait_for
+from tests.etcd_process import free_port
+
+RULES = Path(__file__).resolve().parent.parent.parent / "helm" / "ipamd" / "files" / "rules.yaml"
+RANGES = {**network(kind="host-local", ranges=[[{"subnet": "10.9.0.0/16"}]]), "name": "ranges"}
+
+
+class Prometheus:
+    """Scrapes and evaluates once a second. Use it as a context manager; ``address`` is that of its pages."""
+
+    def __init__(self, directory: Path, node: str = "node-a") -> None:
+        scraped, own = free_port(), free_port()
+        self.address = f"http://127.0.0.1:{own}"
+        self.daemon = Daemon(directory / "d", node, *POOLS, "--metrics-address", f"127.0.0.1:{scraped}")
+        self._directory, self._scraped, self._own = directory, scraped, own
+        self._numbers = itertools.count()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        shutil.copy(RULES, self._directory)
+        job = {"job_name": "ipamd", "static_configs": [{"targets": [f"127.0.0.1:{self._scraped}"]}]}
+        config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yaml"]}
+        file, log = self._directory / "prometheus.yml", self._directory / "log"
+        file.write_bytes(msgspec.yaml.encode({**config, "scrape_configs": [job]}))
+        command = [
+            "prometheus", f"--config.file={file}", f"--storage.tsdb.path={self._directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self._own}",
+        ]  # fmt: skip
+        with self._stack as stack:
+            stack.enter_context(self.daemon)
+            output = stack.enter_context(log.open("wb"))
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            wait_for(lambda: self.ask("vector(1)") is not None, 60, lambda: log.read_text()[-3000:])
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    def ask(self, expression: str) -> list[dict[str, Any]] | None:
+        """What it answers to an expression, now; None if it does not listen yet."""
+        query = urllib.parse.urlencode({"query": expression})
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/v1/query?{query}", timeout=10) as response:
+                result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+                return result
+        except OSError:
+            return None
+
+    def value(self, expression: str) -> float | None:
+        """The number of the first series that an expression finds; None if there is none or it is not a number."""
+        found = self.ask(expression)
+        number = float(found[0]["value"][1]) if found else math.nan
+        return None if math.isnan(number) else number
+
+    def load(self, until: Callable[[], bool], seconds: float = 60) -> None:
+        """Start pods, some of them from host-local ranges, and end some, until a condition holds."""
+
+        def step() -> bool:
+            number = next(self._numbers)
+            self.daemon.post("ADD", f"c{number}")
+            if number % 4 == 0:
+                self.daemon.post("ADD", f"r{number}", json.dumps(RANGES).encode())
+            if number % 3 == 0:
+                self.daemon.post("DEL", f"c{number // 2}")
+            return until()
+
+        wait_for(step, seconds, lambda: f"after {next(self._numbers)} pods")
