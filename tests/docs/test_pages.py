@@ -1,14 +1,17 @@
 """The pages of tasks, each worked through on real daemons: every command does what the page says."""
 
 import json
+import re
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.daemon_process import wait_for
+from tests.calico_objects import put_node
+from tests.daemon_process import Daemon, wait_for
 from tests.docs.conftest import Cluster
-from tests.docs.walk import plain, same
+from tests.docs.walk import DOCS, LONG, plain, same
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, LONG]
 
 V4 = ("--default-pools-ipv4-cidr", "192.168.0.0/16")
 
@@ -33,3 +36,166 @@ def test_the_api(cluster: Cluster) -> None:
         assert json.loads(page.run().partition("\n}")[0] + "}")["ips"][0]["address"] == "192.168.67.65/32"
         assert '"pod": "default/web-1"' in page.run()
         assert '"kind": "add"' in page.run()
+
+
+def lies_in(address: str, cidr: str) -> bool:
+    """Whether a CIDR holds an address."""
+    return ip_address(address) in ip_network(cidr)
+
+
+def refused(node: Daemon, container: str, config: dict[str, object] | None = None) -> tuple[int, str]:
+    """The code and text with which an ADD is refused."""
+    answer = node.plugin("ADD", container, config)
+    assert answer.code != 0, answer.text
+    return answer.json["code"], answer.json["msg"]
+
+
+def shown_config(page: str) -> dict[str, object]:
+    """The network configuration that a page shows."""
+    (text,) = re.findall(r"```json\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    config = json.loads(text)
+    assert isinstance(config, dict)
+    return config
+
+
+def put_nodes(cluster: Cluster, *names: str) -> None:
+    """The Node records that Calico's node agents write."""
+    for name in names:
+        put_node(cluster.etcd, name)
+
+
+def test_choose_pools(cluster: Cluster) -> None:
+    """Racks by label, some nodes only, by name; refusals say which selector excludes the node."""
+    put_nodes(cluster, "node-a", "node-b")
+    a, b = (cluster.start(name, ready=False) for name in ("node-a", "node-b"))
+    wait_for(lambda: a.get("/v1/status", quiet=True).get("store", {}).get("synced"))
+    with cluster.walk("how-to/choose-pools.md") as page:
+        page.run(2)
+        for node, rack in ((a, "192.168.0.0/24"), (b, "192.168.1.0/24")):
+            node.wait_ready()
+            assert lies_in(node.add("web")[0], rack)
+        assert "rack-1 (192.168.1.0/24) excludes node node-a" in page.run()
+        printed = page.run()
+        assert "192.168.0." in printed
+        page.run()
+        wait_for(lambda: b.get("/v1/pools")[1]["node_selector"] == 'type == "test"')
+        assert refused(b, "more")[0] == 100
+        named = shown_config("how-to/choose-pools.md")
+        assert lies_in(b.add("named", named)[0], "192.168.0.0/24")
+        assert "refused with code 100" in page.run()
+        wait_for(lambda: not a.get("/v1/pools")[0]["excluded"])
+        page.run()
+        wait_for(lambda: a.get("/v1/pools")[0]["namespace_selector"] == 'team == "red"')
+
+
+def test_migrate_pools(cluster: Cluster) -> None:
+    """From pool to pool: no pod is refused, and nothing of the old pool is left."""
+    nodes = [cluster.start(name, *V4) for name in ("node-a", "node-b")]
+    pods = [(node, f"pod{number}") for number in range(3) for node in nodes]
+    for node, pod in pods:
+        assert lies_in(node.add(pod)[0], "192.168.0.0/16")
+    with cluster.walk("how-to/migrate-pools.md") as page:
+        page.run(2)
+        wait_for(lambda: all(node.get("/v1/pools")[0]["disabled"] for node in nodes))
+        for node, pod in pods:
+            node.delete(pod)
+            assert lies_in(node.add(f"new-{pod}")[0], "10.0.0.0/16")
+        wait_for(
+            lambda: not any(block["cidr"].startswith("192.168.") for node in nodes for block in node.get("/v1/blocks"))
+        )
+        wait_for(lambda: all(node.get("/v1/status")["flush"]["unflushed"] == 0 for node in nodes))
+        page.run(2)
+    assert all("192.168." not in key for key in cluster.etcd.get_prefix("/calico/"))
+
+
+def test_change_block_size(cluster: Cluster) -> None:
+    """By way of a temporary pool; in the end all blocks have the new size."""
+    nodes = [cluster.start(name, *V4) for name in ("node-a", "node-b")]
+
+    def recreate(old: str, new: str, cidr: str) -> None:
+        for node in nodes:
+            if old:
+                node.delete(old)
+            assert lies_in(node.add(new)[0], cidr)
+
+    def follow(pool: str, **wanted: object) -> None:
+        wait_for(
+            lambda: all(
+                [view for view in node.get("/v1/pools") if view["name"] == pool and view.items() >= wanted.items()]
+                for node in nodes
+            )
+        )
+
+    recreate("", "first", "192.168.0.0/16")
+    with cluster.walk("how-to/change-block-size.md") as page:
+        page.run()
+        follow("default-ipv4-ippool", disabled=True)
+        recreate("first", "second", "10.0.0.0/16")
+        wait_for(lambda: not any(b["cidr"].startswith("192.168.") for node in nodes for b in node.get("/v1/blocks")))
+        page.run(2)
+        follow("temporary-pool", disabled=True)
+        recreate("second", "third", "192.168.0.0/16")
+        wait_for(lambda: all(node.get("/v1/status")["flush"]["unflushed"] == 0 for node in nodes))
+        page.run()
+    assert {block["size"] for node in nodes for block in node.get("/v1/blocks")} == {16}
+
+
+def test_ipv6(cluster: Cluster) -> None:
+    """Both versions for a pod that asks for both, and an explanation of each."""
+    node = cluster.start("node-a", *V4)
+    with cluster.walk("how-to/ipv6.md") as page:
+        page.run()
+        four, six = node.add("web", shown_config("how-to/ipv6.md"))
+        assert lies_in(four, "192.168.0.0/16")
+        assert lies_in(six, "fd00:10:244::/64")
+        assert len(node.add("one")) == 1
+        page.run()
+
+
+def test_static_addresses(cluster: Cluster) -> None:
+    """Given on request, refused with who has it, and no pool: no address."""
+    node = cluster.start("node-a", *V4)
+    wanted = {"args": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;IP=192.168.67.99"}
+    with cluster.walk("how-to/static-addresses.md") as page:
+        assert "192.168.67.99" in page.run()
+    assert node.add("web", **wanted) == ["192.168.67.99"]
+    answer = node.plugin("ADD", "other", **wanted)
+    assert (answer.json["code"], "default/web" in answer.json["msg"]) == (104, True)
+    assert node.plugin("ADD", "other", args=wanted["args"].replace("192.168.67.99", "10.1.1.1")).json["code"] == 105
+
+
+def test_reserve_addresses(cluster: Cluster) -> None:
+    """Nobody gets them but who asks; the reserve gives back what it had."""
+    node = cluster.start("node-a", *V4)
+    kept = {"192.168.67.64", *(f"192.168.67.{number}" for number in range(96, 112))}
+
+    def reserve() -> set[str]:
+        (view,) = node.get("/v1/reserve")
+        return set(view["addresses"])
+
+    assert reserve() & kept
+    with cluster.walk("how-to/reserve-addresses.md") as page:
+        assert "routers" in page.run()
+        wait_for(lambda: len(reserve()) >= 16 and not reserve() & kept)
+        printed = page.run()
+        assert "IPReservation routers" in printed or "routers" in printed
+        got = {node.add(f"c{number}")[0] for number in range(30)}
+        assert not got & kept
+        asks = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;IP=192.168.67.97"
+        assert node.add("web", args=asks) == ["192.168.67.97"]
+        page.run()
+
+
+def test_limits(cluster: Cluster) -> None:
+    """Each setting takes effect on a running daemon, and goes back."""
+    node = cluster.start("node-a", *V4)
+    with cluster.walk("how-to/limits.md") as page:
+        page.run()
+        wait_for(lambda: node.get("/v1/explain?node")["strict_affinity"])
+        told = node.get("/v1/explain?node")
+        assert (told["max_blocks"], told["cooldown_seconds"]) == (4, 30)
+        node.add("web")
+        wait_for(lambda: node.get("/v1/reserve")[0]["available"] > 32, why=lambda: node.get("/v1/reserve"))
+        page.run(2)
+        wait_for(lambda: not node.get("/v1/explain?node")["strict_affinity"])
+        assert node.get("/v1/explain?node")["max_blocks"] == 20

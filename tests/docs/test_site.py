@@ -1,6 +1,5 @@
 """The site that ``make docs`` builds: without a warning, and every link in it leads somewhere."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,10 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-DOCS = ROOT / "docs"
-
-LONG = pytest.mark.skipif("CI" not in os.environ, reason="takes a build for each mistake; CI runs it")
+from tests.docs.walk import DOCS, LONG, ROOT
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
+LONG = pytest.mark.skipif("CI" not in os.environ, reason="takes a minute of real programs; CI runs it")
 
 _BLOCK = re.compile(
     r"(?P<skip><!-- test: skip, [^>]+ -->\n)?^```sh\n(?P<commands>.*?)^```$(?:\n\n```(?:json|yaml)?\n(?P<shown>.*?)^```$)?",
