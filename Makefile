@@ -3,6 +3,7 @@
 #   make run     the daemon in the foreground, without root, everything under .run/
 #   make test    all tests, linters and type checks
 #   make demo    as root: a cluster of three nodes on this machine, shown in half a minute, and gone again
+#   make e2e     as root: real containers of a containerd of its own, through crashes, upgrades and reboots; a quarter of an hour
 #   make bench   the benchmark, eight minutes; writes .run/bench.md, .json and .svg; ROUNDS=100 is quicker, PARTS="starts ..."
 #                leaves others out, CALICO_IPAM=path compares with Calico's own plugin
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
@@ -37,7 +38,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs release release-test system clean
+.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs release release-test system clean e2e
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -68,6 +69,10 @@ unit: $(VENV)/.dev-stamp $(PLUGIN)
 
 demo: system $(VENV)/.dev-stamp $(PLUGIN)
 	@$(BIN)/python -m tests.demo
+
+e2e: export IPAMD_E2E = 1
+e2e: system $(VENV)/.dev-stamp $(PLUGIN)
+	$(BIN)/python -m pytest -v tests/e2e
 
 bench: system $(VENV)/.dev-stamp $(PLUGIN)
 	@mkdir -p $(RUN)
