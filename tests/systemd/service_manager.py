@@ -52,8 +52,10 @@ def seconds(text: str) -> float:
 class Service(Daemon):
     """The service, started again whenever it ends, until the context is left. ``watchdog``: in place of the unit's (s)."""
 
-    def __init__(self, directory: Path, *flags: str, watchdog: float, main: str = "-m ipamd") -> None:
-        super().__init__(directory, "node-a", *flags)
+    def __init__(
+        self, directory: Path, *flags: str, watchdog: float, main: str = "-m ipamd", ready: bool = True
+    ) -> None:
+        super().__init__(directory, "node-a", *flags, ready=ready)
         self._watchdog, self._main = watchdog, main.split(" ", 1)
         self._unit = unit("ipamd.service")
         assert self._unit["Type"] == ["notify"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon_process import POOLS, Daemon, wait_for
+from tests.etcd_process import EtcdProcess
 from tests.systemd.service_manager import Service, missing
 
 pytestmark = pytest.mark.real
@@ -102,6 +103,39 @@ def test_a_loop_that_turns_is_left_alone_and_a_stop_is_told(tmp_path: Path) -> N
         stopping = service.heard.index("STOPPING=1")
         assert service.heard[stopping + 1].startswith("STATUS=stopping: 1 attachments, ")
         assert service.heard.index("READY=1") < stopping
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdProcess]:
+    """A running etcd."""
+    with EtcdProcess(tmp_path / "etcd") as process:
+        yield process
+
+
+def test_it_is_up_when_an_add_can_be_served_and_says_how_it_is(tmp_path: Path, etcd: EtcdProcess) -> None:
+    """While etcd hangs a new node is not up and says why; then it is, serves at once, and tells of the next outage."""
+    etcd.pause()
+    flags = ("--etcd-endpoints", etcd.endpoint, *POOLS)
+    with Service(tmp_path / "s", *flags, watchdog=3.0, ready=False) as service:
+
+        def said(words: str) -> bool:
+            return any(line.startswith("STATUS=") and words in line for line in service.heard)
+
+        wait_for(lambda: said("no ADD from pools can be served: no pool is known yet; "), 20)
+        assert service.starts == 0
+        etcd.resume()
+        service.wait_starts(1)
+        up = service.heard.index("READY=1")
+        assert service.heard[up + 1].startswith("STATUS=serving: 0 attachments, ")
+        assert service.add("a", timeout_ms=1000)
+        wait_for(lambda: said("serving: 1 attachments, ") and said(" 0 not in the store yet"), 20)
+        etcd.pause()
+        try:
+            service.add("b")
+            wait_for(lambda: said("serving: the store cannot be "), 40)
+            assert "killed" not in service.heard
+        finally:
+            etcd.resume()
 
 
 USER = 64123
