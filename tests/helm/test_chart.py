@@ -154,6 +154,19 @@ def test_the_plugin_is_there_before_the_daemon(values: Path) -> None:
     assert (mount["mountPath"], volume["hostPath"]["path"]) == ("/host/plugins", "/opt/cni/bin")
 
 
+@for_each
+def test_no_step_of_an_upgrade_or_a_removal_takes_the_plugin_away(values: Path) -> None:
+    """Only the installing step has the directory, it has nothing to do at its end, and no hook runs beside the pods."""
+    objects, pod = rendered(values), pod_of(values)
+    assert objects["DaemonSet"]["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+    containers = (*pod["initContainers"], *pod["containers"])
+    (volume,) = [each["name"] for each in pod["volumes"] if each.get("hostPath", {}).get("path") == "/opt/cni/bin"]
+    mounted = [each["name"] for each in containers for mount in each["volumeMounts"] if mount["name"] == volume]
+    assert mounted == [pod["initContainers"][0]["name"]]
+    assert not any("lifecycle" in each for each in containers)
+    assert not any("helm.sh/hook" in str(each["metadata"].get("annotations", "")) for each in objects.values())
+
+
 def test_the_role_is_the_documented_one() -> None:
     """Which calls need it is what tests/kubernetes/test_rbac.py compares the page with."""
     page = (ROOT / "docs" / "cni.md").read_text()
