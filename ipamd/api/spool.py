@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ipamd.api.access import ROOT, Peer
 from ipamd.api.http import BadRequestError, Parser, Request, Response
+from ipamd.core.clock import THIS_BOOT
 
 _HEAD: Final = 1 << 20
 _BODY: Final = 64 << 20
@@ -75,8 +76,7 @@ class Spool:
         try:
             request = self._read(path)
             if not name.startswith(f"{self._boot}."):  # its clock says nothing here: it began before everything
-                headers = {key: value for key, value in request.headers.items() if key != "ipamd-started"}
-                request = replace(request, headers=headers)
+                request = replace(request, headers={**request.headers, "ipamd-started": str(THIS_BOOT)})
             response = self._answer(request, self._peer)
         except (BadRequestError, OSError) as error:
             self._report("cannot carry out a kept DEL, leaving it out", {"file": name, "error": str(error)})

@@ -7,6 +7,7 @@ from pathlib import Path as File
 import pytest
 
 from ipamd.api.spool import Spool
+from ipamd.core.clock import THIS_BOOT
 from ipamd.core.facts import Attachment, Fact, Rebooted, Released
 from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
@@ -119,12 +120,27 @@ def test_an_add_that_began_before_is_refused(kept: Kept) -> None:
 def test_a_del_of_an_earlier_boot_ends_what_was_then(kept: Kept) -> None:
     """Its clock says nothing in this boot, whatever it shows: it is before everything that will be served."""
     kept.add(10)
-    kept.keep(1 << 60, boot=EARLIER)
     kept.add(11, "c2")
+    kept.path.ledger.apply(Rebooted())
+    kept.path.journal.append(Rebooted())
+    kept.keep(1 << 60, boot=EARLIER)
     kept.keep(5, "c2", boot=EARLIER)
     kept.spool.carry_out()
     assert kept.held == []
-    assert set(kept.path.ledger.tombstones.values()) == {kept.path.now().boot}  # no mark from the future
+    assert set(kept.path.ledger.tombstones.values()) == {THIS_BOOT}  # no mark from the future
+
+
+def test_a_del_of_an_earlier_boot_ends_no_life_of_this_one(kept: Kept) -> None:
+    """Also when it is carried out late, as after a start on a full disk: the container was made again meanwhile."""
+    kept.path.full = True
+    kept.keep(5, boot=EARLIER)
+    kept.spool.carry_out()
+    kept.path.full = False
+    kept.path.owed.clear()
+    kept.add(kept.path.now().boot)
+    kept.spool.carry_out()
+    assert kept.held == ["c1"]
+    assert list(kept.directory.iterdir()) == []
 
 
 def test_after_a_reboot_every_add_is_earlier_than_any_del(kept: Kept) -> None:
