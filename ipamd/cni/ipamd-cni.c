@@ -9,8 +9,9 @@
  * Order: read standard input, check the environment, connect (again and again, for a daemon may be restarting),
  * send, read the whole answer, and only then write. A half answer never reaches standard output.
  *
- * A DEL that cannot be delivered is kept: the request goes as it is into a file of the spool, which the daemon reads
- * when it is back, and the DEL succeeds. No pod hangs in Terminating because the daemon is being upgraded.
+ * A DEL that cannot be delivered, or that the daemon has no room for now (503), is kept: the request goes as it is into
+ * a file of the spool, which the daemon reads when it can, and the DEL succeeds. No pod hangs in Terminating because the
+ * daemon is being upgraded or has too many clients.
  *
  * The runtime runs this on the host and waits for it: static, no stdio, no locale, memory from the heap only for
  * input and answers beyond the buffers below.
@@ -83,6 +84,7 @@ struct configuration {
 struct reply {
     size_t head, body; /* lengths in bytes; `head` includes the empty line */
     int exit_code;
+    bool not_now; /* status 503 */
 };
 
 static char input_room[64 << 10], head_room[8 << 10], answer_room[64 << 10];
@@ -553,7 +555,9 @@ static bool read_head(const char *at, size_t length_of_head, struct reply *reply
         line = stop + 2;
     }
     int64_t body = number_in(length, BODY_LIMIT), code = number_in(exit_code, 255);
-    *reply = (struct reply){.head = length_of_head, .body = (size_t)body, .exit_code = (int)code};
+    bool not_now = length_of_head > 13 && memcmp(at + 8, " 503 ", 5) == 0; /* after "HTTP/1.1" */
+    *reply =
+        (struct reply){.head = length_of_head, .body = (size_t)body, .exit_code = (int)code, .not_now = not_now};
     return body >= 0 && code >= 0;
 }
 
@@ -655,6 +659,8 @@ static int ask_daemon(const char *command, const char *plugin, int64_t started)
             wait = LONGEST_WAIT_MS;
         poll(NULL, 0, wait < left ? wait : left);
     }
+    if (is_del && reply.not_now && keep_request() == NULL)
+        return 0;
     if (!write_all(STDOUT_FILENO, answer.at + reply.head, reply.body) && reply.exit_code == 0)
         return 1;
     return reply.exit_code;

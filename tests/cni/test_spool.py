@@ -62,6 +62,32 @@ def test_a_del_that_is_not_answered_is_kept(delete, spool, serve, behaviour):
     assert len(list(spool.iterdir())) == 1
 
 
+BUSY = b'HTTP/1.1 503 Service Unavailable\r\nContent-Length: 24\r\nIpamd-Exit: 1\r\n\r\n{"code":11,"msg":"full"}'
+
+
+@pytest.mark.parametrize("busy", [BUSY, BUSY.replace(b"Service Unavailable", b"")])
+def test_a_del_that_the_daemon_has_no_room_for_is_kept(delete, spool, serve, busy):
+    """503 is no refusal of the DEL: too many connections are open, or the daemon is stopping."""
+    serve(busy)
+    assert delete() == (0, b"")
+    (file,) = spool.iterdir()
+    assert file.read_bytes().partition(b"\r\n\r\n")[2] == CONFIGURATION
+
+
+def test_a_del_that_finds_no_room_anywhere_fails_in_the_daemons_words(delete, tmp_path, serve):
+    """It cannot be kept either: the runtime is told what the daemon said, and tries again."""
+    serve(BUSY)
+    assert delete(IPAMD_SPOOL_DIR=str(tmp_path / "nowhere")) == (1, b'{"code":11,"msg":"full"}')
+
+
+@pytest.mark.parametrize("command", ["ADD", "CHECK", "GC", "STATUS"])
+def test_of_a_daemon_without_room_only_a_del_is_kept(delete, spool, serve, command):
+    """Every other verb is answered as the daemon did."""
+    serve(BUSY)
+    assert delete(CNI_COMMAND=command) == (1, b'{"code":11,"msg":"full"}')
+    assert list(spool.iterdir()) == []
+
+
 def test_a_long_configuration_is_kept_whole(delete, spool):
     """What is kept has the length that its head tells."""
     configuration = json.dumps({"cniVersion": "1.0.0", "prevResult": "x" * 300_000}).encode()
