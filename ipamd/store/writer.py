@@ -322,6 +322,8 @@ class Writer:
             return True
         if not reserve.waiting or (reserve.refusal is not None and now - reserve.refusal.at < RETRY_AFTER):
             return False
+        if not supply.to_borrow(self._ledger, pool, now):
+            return False  # there is enough for who waits: they wait for another pool, whose turn it is
         wait = await self.borrower.hunt(pool)
         if wait is not None:
             self._pause = min(self._pause, wait)

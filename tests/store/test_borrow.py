@@ -136,6 +136,20 @@ async def test_whichever_of_the_full_pools_has_an_address_first_serves(
         assert view(store).blocks()["10.0.3.0/28"].unallocated == [15]
 
 
+async def test_a_pod_of_two_families_borrows_in_both_pools(autojump_clock: MockClock) -> None:
+    """Once it has an IPv4 address to come, the search goes on in the IPv6 pool: the first pool keeps nobody waiting."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/29", blockSize=29))
+    store.put(*pool_record("p6", "fd00::/126", blockSize=126))
+    put_block(store, "10.0.0.0/29", "host:other", 0)
+    put_block(store, "fd00::/126", "host:other", 0)
+    async with Node("n1", store).running() as node:
+        began = trio.current_time()
+        assigned = await node.add(add_request("a", 4, 6))
+        assert trio.current_time() - began < 1
+        assert [place.block for place in assigned.places] == ["10.0.0.0/29", "fd00::/126"]
+
+
 # --- from whom, and how much ----------------------------------------------------------------------------------
 
 
