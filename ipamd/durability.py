@@ -30,9 +30,12 @@ class Durability:
         self._ledger, self._append, self._sync, self._hurry = ledger, append, sync, hurry
         self.writer: Writer | None = None
 
-    async def synced(self, _facts: Sequence[Fact]) -> None:
+    async def synced(self, facts: Sequence[Fact]) -> None:
         """Wait until the disk has all facts."""
         await self._sync()
+        for fact in facts:
+            if isinstance(fact, Assigned | RangeAssigned):
+                self._refuse_released(fact)
 
     async def flushed(self, facts: Sequence[Fact]) -> None:
         """Wait until the store holds what these facts say, or the disk if it is never in the store."""
@@ -49,14 +52,19 @@ class Durability:
                 self._refuse_released(fact)
                 self._refuse_contested(fact)
 
-    def _refuse_released(self, assigned: Assigned) -> None:
+    def _refuse_released(self, assigned: Assigned | RangeAssigned) -> None:
         """Refuse an ADD that holds its address no longer: a DEL came, or a repetition of it was refused below."""
-        held = self._ledger.holdings.get(assigned.attachment)
-        if held is None or not set(assigned.places) <= set(held.places):
+        if isinstance(assigned, Assigned):
+            held = self._ledger.holdings.get(assigned.attachment)
+            holds = held is not None and set(assigned.places) <= set(held.places)
+        else:
+            ranges = self._ledger.ranges.holdings.get(assigned.attachment)
+            holds = ranges is not None and set(assigned.addresses) <= set(ranges.addresses)
+        if not holds:
             raise RefusedError(
                 Code.TRY_AGAIN_LATER,
                 f"cannot assign an address to container {assigned.attachment.container}: the one chosen was given up "
-                "while the store was being told; the runtime will try again",
+                "before it was durable; the runtime will try again",
             )
 
     def _refuse_contested(self, assigned: Assigned) -> None:

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.errors import RefusedError
-from ipamd.core.facts import Committed, Fact, Released
+from ipamd.core.facts import Committed, Fact, Place, RangeAssigned, RangeReleased, Released
 from ipamd.durability import Durability
 from tests.core.blocks import RESERVE, assigned, attachment, image
 from tests.memory_store import MemoryStore
@@ -58,5 +58,23 @@ async def test_an_address_given_up_while_the_store_is_told_is_no_answer(autojump
     """A DEL overtook the ADD: nobody may be told of an address that the next pod may have."""
     gone = Released(attachment("a"), attachment("a").handle, assigned("a", (CIDR, 0)).places, 7)
     words = await refused(node, gone)
-    assert all("given up while the store was being told; the runtime will try again" in each for each in words)
+    assert all("given up before it was durable; the runtime will try again" in each for each in words)
     assert len(words) == 2
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+async def test_an_address_given_up_while_the_disk_is_told_is_no_answer(node: Node, ranges: bool) -> None:
+    """The same with ``durability = "fsync"``, also of host-local ranges."""
+    given: Fact = assigned("a", (CIDR, 0))
+    gone: Fact = Released(attachment("a"), attachment("a").handle, (Place(CIDR, 0),), 7)
+    if ranges:
+        given, gone = RangeAssigned(attachment("a"), ("10.9.0.2",), {}, 0), RangeReleased(attachment("a"))
+        node.ledger.apply(given)
+
+    async def sync() -> None:
+        node.ledger.apply(gone)
+
+    durability = Durability(node.ledger, node.journal.extend, sync, lambda: None)
+    with pytest.raises(RefusedError, match="given up before it was durable"):
+        await durability.synced([given])
+    await durability.synced([gone])

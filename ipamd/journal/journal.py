@@ -171,14 +171,15 @@ class Journal:
     # --- the disk ---------------------------------------------------------------------------------------------
 
     async def sync(self) -> None:
-        """Wait until all that was appended before the call is on the disk; many callers share one ``fdatasync``.
+        """Wait until all that was appended before the call, or is owed, is on the disk; many share one ``fdatasync``.
 
-        Raises JournalWriteError: after a failure until a checkpoint has made a new file, as the kernel reports a
-        page that it could not write only once.
+        Raises JournalFullError where what is owed still cannot be written, and JournalWriteError: after a failure
+        until a checkpoint has made a new file, as the kernel reports a page that it could not write only once.
         """
-        target = self._appended
         if self._closed:
             raise self._is_closed("sync")
+        self.append(())
+        target = self._appended
         with self._in_use():
             await trio.lowlevel.checkpoint()
             while self._synced < target:

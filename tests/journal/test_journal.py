@@ -695,6 +695,15 @@ async def test_facts_that_are_owed_come_before_whatever_is_appended_next(tmp_pat
     assert Journal.open(tmp_path, NODE, BOOT)[1] == [first, second]
 
 
+async def test_what_is_owed_is_not_synced_before_it_is_written(tmp_path: Path, journal: Journal) -> None:
+    """A sync that succeeds may be relied on: nothing that holds by then is missing on the disk."""
+    journal.owe([assigned(1)])
+    with file_limit(journal.size), pytest.raises(JournalFullError, match="make room"):
+        await journal.sync()
+    await journal.sync()
+    assert stored(tmp_path) == [assigned(1)]
+
+
 @pytest.mark.parametrize("harm", ["unlink", "replace", "truncate"])
 async def test_a_file_that_somebody_removes_replaces_or_cuts_is_noticed_and_made_anew(
     tmp_path: Path, harm: str
