@@ -9,9 +9,13 @@ from collections.abc import Iterator, Set
 from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Attachment, RangeAssigned, RangeReleased, Released
 from ipamd.core.ledger import Ledger
+from ipamd.core.records import Owner, parse_go_time
 
 YOUNG = 60_000_000_000
-"""What was assigned so recently (ns) is kept: its ADD may have ended after the runtime made its list."""
+"""What was assigned so recently (ns) is kept: its ADD may have ended after the runtime made its list.
+
+By the clock that never jumps; of what only the store knows there is but the time that its writer's clock gave.
+"""
 
 
 def collect(ledger: Ledger, network: str, valid: Set[tuple[str, str]], now: Now) -> list[Released | RangeReleased]:
@@ -24,7 +28,8 @@ def collect(ledger: Ledger, network: str, valid: Set[tuple[str, str]], now: Now)
     holdings: list[Assigned | RangeAssigned] = [*ledger.holdings.values(), *ledger.ranges.holdings.values()]
     for held in holdings:
         known = held.attachment.network != network or (held.attachment.container, held.attachment.interface) in valid
-        if not known and not 0 <= now.unix - held.at < YOUNG:
+        young = held.began and now.boot - held.began < YOUNG  # not of an earlier boot
+        if not known and not young:
             gone += released(held, now)
     gone += _adopted(ledger, network, {container for container, _interface in valid}, now)
     for fact in gone:
@@ -45,5 +50,24 @@ def _adopted(ledger: Ledger, network: str, containers: Set[str], now: Now) -> It
     handles = {handle for block in ledger.blocks.values() for handle in block.adopted}
     for handle in sorted(handles):
         name, _dot, container = handle.rpartition(".")
-        if name == network and container not in containers:
+        owners = list(owners_of(ledger, handle))
+        if name != network or container in containers or handle in {".".join(pod_of(owner)) for owner in owners}:
+            continue  # the last: an older Calico's, of namespace and pod, which says nothing of the network
+        times = [parse_go_time(owner.secondary.get("timestamp", "")) for owner in owners]
+        if not any(at is not None and abs(now.unix - at) < YOUNG for at in times):
             yield from ledger.unclaimed(Attachment(network, container, ""), [handle], now.boot)
+
+
+def owners_of(ledger: Ledger, handle: str) -> Iterator[Owner]:
+    """What the store says of the allocations of a handle that this daemon did not make."""
+    for block in ledger.blocks.values():
+        for ordinal in block.adopted.get(handle, ()):
+            owner = None if block.record is None else block.record.owner(ordinal)
+            if owner is not None:
+                yield owner
+
+
+def pod_of(owner: Owner) -> tuple[str, str]:
+    """Namespace and name of the pod that an allocation is for; empty if it does not say both."""
+    said = owner.secondary
+    return (said["namespace"], said["pod"]) if said.get("namespace") and said.get("pod") else ("", "")

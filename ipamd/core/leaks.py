@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Attachment, RangeAssigned, RangeReleased, Released
-from ipamd.core.garbage import released
+from ipamd.core.garbage import owners_of, pod_of, released
 from ipamd.core.ledger import Ledger
 
 YOUNG = 300_000_000_000
@@ -76,7 +76,8 @@ class Leaks:
             if _pod(held.labels) != ("", "")
         }
         for held in holdings:
-            if now.unix - held.at < YOUNG or lives(held.attachment.container):
+            age = now.boot - held.began if held.began else now.unix - held.at  # this one may jump
+            if age < YOUNG or lives(held.attachment.container):
                 continue
             pod = _pod(held.labels)
             latest = sandboxes.get((held.attachment.network, held.attachment.interface, *pod))
@@ -99,8 +100,9 @@ class Leaks:
         """Those of what only the store knows: by Kubernetes alone, as nobody here saw their ADD."""
         for handle in sorted({handle for block in ledger.blocks.values() for handle in block.adopted}):
             network, _dot, container = handle.rpartition(".")
-            pods = set(_pods_of(ledger, handle))
-            if not network or lives(container) or ("", "") in pods or not all(pod_gone(*pod) for pod in pods):
+            pods = set(map(pod_of, owners_of(ledger, handle)))
+            known = pods and ("", "") not in pods
+            if not network or lives(container) or not known or not all(pod_gone(*pod) for pod in pods):
                 continue
             if handle in {f"{namespace}.{name}" for namespace, name in pods}:
                 continue  # an older Calico's: it names no container that the runtime could know
@@ -121,13 +123,6 @@ def release(ledger: Ledger, leaks: Iterable[Leak]) -> None:
 
 def _pod(labels: dict[str, str]) -> tuple[str, str]:
     return (labels["namespace"], labels["pod"]) if labels.get("namespace") and labels.get("pod") else ("", "")
-
-
-def _pods_of(ledger: Ledger, handle: str) -> Iterator[tuple[str, str]]:
-    for block in ledger.blocks.values():
-        for ordinal in block.adopted.get(handle, ()):
-            owner = None if block.record is None else block.record.owner(ordinal)
-            yield ("", "") if owner is None else _pod(owner.secondary)
 
 
 def _addresses(ledger: Ledger, held: Assigned | RangeAssigned) -> tuple[str, ...]:

@@ -7,8 +7,12 @@ import trio
 
 from ipamd.api.http import Request, Response
 from ipamd.core import keys
+from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Attachment, Released
+from ipamd.core.garbage import collect
+from ipamd.core.records import BlockRecord, attribute, go_time
 from tests.api.plugin_call import RESERVE, Path, addresses_of, call, config, error_of
+from tests.core.blocks import image
 
 
 @pytest.fixture
@@ -297,6 +301,32 @@ async def test_garbage_is_not_what_came_just_now(autojump_clock: trio.testing.Mo
     await trio.sleep(1)
     path.ask(garbage())
     assert not path.ledger.holdings
+
+
+@pytest.mark.parametrize("step", [-3600, -5, 3600])
+async def test_garbage_is_young_by_a_clock_that_never_jumps(autojump_clock: trio.testing.MockClock, step: int) -> None:
+    """A step of the wall clock, as at a node's start, makes no pod old."""
+    path = Path()
+    path.supply("10.0.0.0/29", 8)
+    path.ask(call())
+    await trio.sleep(10)
+    now = path.now()
+    assert collect(path.ledger, "k8s-pod-network", set(), Now(now.unix + step * 1_000_000_000, now.boot)) == []
+    assert list(path.ledger.holdings) == [who("c1")]
+
+
+async def test_what_only_the_store_knows_is_young_by_its_timestamp(autojump_clock: trio.testing.MockClock) -> None:
+    """Of an allocation that Calico's plugin made, or a lost state file: a minute as well, and old handles name no network."""
+    path = Path()
+    path.supply("10.0.0.0/29", {})
+    now = path.now()
+    record = BlockRecord(image("10.0.0.0/29", {}))
+    for ordinal, (handle, age) in enumerate({"net.young": 59, "net.old": 61, "net.web-1": 61}.items()):
+        said = {"namespace": "net", "pod": "web-1", "timestamp": go_time(now.unix - age * 1_000_000_000)}
+        record.take({ordinal}, attribute(handle, said))
+    path.commit(keys.block_key(record.cidr), record.encode())
+    facts = collect(path.ledger, "net", set(), now)
+    assert [fact.handle for fact in facts if isinstance(fact, Released)] == ["net.old"]
 
 
 async def test_garbage_goes_when_the_disk_is_full(autojump_clock: trio.testing.MockClock) -> None:

@@ -151,6 +151,14 @@ def test_a_young_allocation_is_nobodys_business(ledger: Ledger) -> None:
     assert Leaks(0).find(ledger, nobody, everybody, later(YOUNG / SECOND))
 
 
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_clock_that_jumps_makes_nobody_older(ledger: Ledger, step: int) -> None:
+    """Of what was assigned in this boot the age is measured by the clock that never jumps."""
+    ledger.apply(assigned("c", 1))
+    jumped = Now(later(5).unix + step * SECOND, later(5).boot)
+    assert Leaks(0).find(ledger, nobody, everybody, jumped) == []
+
+
 def test_an_address_of_host_local_ranges_leaks_alike(ledger: Ledger) -> None:
     """It is released by the same two words, and a late ADD is refused."""
     attachment = Attachment("lan", "c", "eth0")

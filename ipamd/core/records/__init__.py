@@ -27,7 +27,7 @@ from ipamd.core.records.cluster import (
     reserved_cidrs,
     serving_instance,
 )
-from ipamd.core.records.encoding import MALFORMED, RecordError, go_json, go_time, parse_rfc3339, rfc3339
+from ipamd.core.records.encoding import MALFORMED, RecordError, go_json, go_time, parse_go_time, parse_rfc3339, rfc3339
 from ipamd.core.records.handle import HandleRecord, affinity_record, affinity_state, handle_blocks
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "handle_blocks",
     "new_block",
     "node_labels",
+    "parse_go_time",
     "parse_rfc3339",
     "pressure_at",
     "pressure_record",

@@ -39,6 +39,12 @@ def go_time(at: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{fraction} +0000 UTC"
 
 
+def parse_go_time(text: str) -> int | None:
+    """Unix nanoseconds, in seconds' resolution, of what ``go_time`` writes; None if it is no such time."""
+    seconds, zone = text[:19], text[-10:]
+    return parse_rfc3339(f"{seconds}+00:00") if zone == " +0000 UTC" else None
+
+
 def rfc3339(at: int) -> str:
     """Unix nanoseconds in seconds' resolution, as in ``affinity_claim_time``."""
     return f"{datetime.fromtimestamp(at // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
