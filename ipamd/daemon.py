@@ -246,6 +246,7 @@ class Daemon:
         )
         self.handlers.ready = self.report.unready
         self.handlers.able = self.report.unable
+        self.handlers.steps.unwritten = self.house.journal_failed
         self.cluster = _open_kubernetes(config) if config.kubernetes.config else None
         self.handlers.pools.pods = self.handlers.ranges.cidrs = self.report.kubernetes = self.cluster
         runtime = config.runtime

@@ -95,15 +95,23 @@ class Report:
             return f"the state file cannot be written: {self.journal_error}"
         return ""
 
-    def unready(self) -> str:
-        """Why an ADD from pools could not be served now; "" if it could."""
+    def unready(self, *families: int) -> str:
+        """Why an ADD from pools could not be served now; "" if it could.
+
+        ``families``: that it wants an address of each of these IP versions; none: that any would do.
+        """
         if unable := self.unable():
             return unable
         if self._ledger.settings.locked:
             return "the datastore is locked"
-        serves = [pool for family in FAMILIES for pool in self._ledger.settings.selection.serving(family)]
+        lacks = (self._lack((family,)) for family in families) if families else (self._lack(FAMILIES),)
+        return next(filter(None, lacks), "")
+
+    def _lack(self, families: Sequence[int]) -> str:
+        """Why no address of any of these IP versions could be assigned now; "" if one could."""
+        serves = [pool for family in families for pool in self._ledger.settings.selection.serving(family)]
         if not serves:
-            return self._unready_by_itself()
+            return self._unready_by_itself(families)
         if any(self._ledger.available(pool.name) for pool in serves):
             return ""
         refusals = [self._ledger.reserves[p.name].refusal for p in serves if p.name in self._ledger.reserves]
@@ -136,13 +144,14 @@ class Report:
         trouble = self.excuse_of_store()
         return f"serving: {trouble}; {counts}" if trouble else f"serving: {counts}"
 
-    def _unready_by_itself(self) -> str:
+    def _unready_by_itself(self, families: Sequence[int]) -> str:
         """The same where no pool serves all pods: there may be pools for those that name one, or of some namespaces."""
         if not self._ledger.synced:
             return f"no pool is known yet; {self.excuse()}"
-        if any(self._ledger.serves(pool) for pool in self._ledger.settings.pools.values()):
+        pools = [pool for pool in self._ledger.settings.pools.values() if pool.family in families]
+        if any(self._ledger.serves(pool) for pool in pools):
             return self.excuse_of_store()
-        return _NO_POOL
+        return _NO_POOL if len(families) > 1 else f"no IPv{families[0]} pool serves this node"
 
     def excuse(self) -> str:
         """Why an address is not to be had at once."""

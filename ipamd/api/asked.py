@@ -24,14 +24,7 @@ def add_request(invocation: Invocation) -> AddRequest:
     """What an ADD asks the core for; raises RefusedError (4, 7)."""
     config, args = invocation.config, invocation.args
     addresses = _requested(config, args)
-    families = tuple(
-        family
-        for family, wanted in (
-            (4, _flag(config, "assign_ipv4", default=True)),
-            (6, _flag(config, "assign_ipv6", default=False)),
-        )
-        if wanted
-    )
+    families = families_of(config)
     if not families and not addresses:
         raise RefusedError(
             Code.INVALID_CONFIGURATION,
@@ -41,6 +34,12 @@ def add_request(invocation: Invocation) -> AddRequest:
     return AddRequest(
         invocation.attachment, families, labels_of(invocation), invocation.started, named, _NAMED_BY, None, addresses
     )
+
+
+def families_of(config: NetworkConfig) -> tuple[int, ...]:
+    """The IP versions of which an ADD wants an address; raises RefusedError (7)."""
+    wanted = {4: _flag(config, "assign_ipv4", default=True), 6: _flag(config, "assign_ipv6", default=False)}
+    return tuple(family for family, wants in wanted.items() if wants)
 
 
 def for_pod(asked: AddRequest, config: NetworkConfig, pod: PodFacts) -> AddRequest:

@@ -279,13 +279,13 @@ def valid_attachments(config: NetworkConfig) -> set[tuple[str, str]]:
     return {(each.container, each.interface) for each in listed}
 
 
-def previous_addresses(config: NetworkConfig) -> set[tuple[int, int]]:
-    """The addresses in the prevResult of a CHECK, as IP version and integer; none if there is no prevResult.
+def previous_addresses(config: NetworkConfig) -> set[tuple[int, int]] | None:
+    """The addresses in the prevResult of a CHECK, as IP version and integer; None if there is no prevResult.
 
     Raises RefusedError (7) if it is no result.
     """
     if not config.prevResult:
-        return set()
+        return None
     try:
         result = msgspec.json.decode(config.prevResult, type=_PreviousResult | None)
         return {parse_address(each.address.partition("/")[0]) for each in (result.ips if result else None) or ()}

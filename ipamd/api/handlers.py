@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ipamd.api import cni, hostlocal
 from ipamd.api.access import Peer
+from ipamd.api.asked import families_of
 from ipamd.api.cni import Invocation, NetworkConfig
 from ipamd.api.http import Request, Response
 from ipamd.api.pool_add import PoolAdds
@@ -49,8 +50,8 @@ class Handlers:
         self.steps = Steps(ledger, elapsed, append, owe, wake, observe, durable)
         self.pools = PoolAdds(ledger, waiting, now, self.steps)
         self.ranges = RangeAdds(ledger, now, self.steps)
-        self.ready: Callable[[], str] = lambda: ""
-        """Why an ADD could not be served now; "" if it could."""
+        self.ready: Callable[..., str] = lambda *_families: ""
+        """Why an ADD that wants an address of each of these IP versions could not be served now; "" if it could."""
         self.able: Callable[[], str] = lambda: ""
         """Why not even an ADD from host-local ranges could be, which needs neither pool nor store."""
 
@@ -111,7 +112,10 @@ class Handlers:
         return Response(200, headers=SUCCESS)
 
     def _status(self, config: NetworkConfig) -> Response:
-        reason = (self.ranges.reason(config) or self.able()) if hostlocal.serves(config) else self.ready()
+        if hostlocal.serves(config):
+            reason = self.ranges.reason(config) or self.able()
+        else:
+            reason = self.ready(*families_of(config))
         if reason:
             raise RefusedError(Code.NOT_AVAILABLE, f"cannot serve ADD: {reason}")
         return Response(200, headers=SUCCESS)

@@ -66,6 +66,8 @@ class Steps:
         self._wake, self._observe, self._durable = wake, observe, durable
         self.catch_up: Callable[[], None] = lambda: None
         """Carries out the DELs that were kept while the daemon was away."""
+        self.unwritten: Callable[[NotDurableError], None] = lambda _error: None
+        """Is told that the state file cannot be written."""
 
     def persist_add(self, decided: Added | RangeAdded, stages: Stages) -> None:
         """Write an ADD to the state file; raises RefusedError, the ADD taken back, if that cannot be."""
@@ -97,7 +99,11 @@ class Steps:
     def persist(self, facts: Sequence[Fact], stages: Stages) -> None:
         """Write facts to the state file and wake the writer; raises NotDurableError."""
         began = self.elapsed()
-        self._append(facts)
+        try:
+            self._append(facts)
+        except NotDurableError as error:
+            self.unwritten(error)
+            raise
         stages.journal = self.elapsed() - began
         self._wake()
 

@@ -8,10 +8,11 @@ from ipamd.core.facts import Attachment
 from ipamd.core.ledger import Ledger
 
 
-def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int]]) -> None:
-    """Raise RefusedError unless the attachment has addresses here, all of them among the ``previous`` if any are given.
+def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int]] | None) -> None:
+    """Raise RefusedError unless the attachment has addresses here, all of them among the ``previous``.
 
-    An address is an IP version and an integer. There may be more previous ones, of other plugins of the chain. What
+    An address is an IP version and an integer. None: the call came without a result, as only people make it; a runtime
+    always sends one. There may be more previous ones, of other plugins of the chain. What
     another plugin gave the container before this daemon came counts: it is under the container's handle in the store.
     """
     cannot = f"cannot confirm the address of container {attachment.container}"
@@ -33,10 +34,10 @@ def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int
                 f"{cannot}: the store says that handle {block.contested[place.ordinal]} has "
                 f"{block.address(place.ordinal)}; delete and recreate the pod",
             )
-    if previous and not addresses <= previous:
+    if previous is not None and not addresses <= previous:
         raise RefusedError(
             Code.MISMATCH,
-            f"{cannot}: it has {_listed(addresses)} here, and {_listed(previous)} in prevResult; "
+            f"{cannot}: it has {_listed(addresses)} here, and {_listed(previous) or 'none'} in prevResult; "
             "delete and recreate the pod",
         )
 

@@ -8,6 +8,7 @@ import trio
 from ipamd.api.http import Request, Response
 from ipamd.core import keys
 from ipamd.core.clock import Now
+from ipamd.core.errors import NotDurableError
 from ipamd.core.facts import Assigned, Attachment, Released
 from ipamd.core.garbage import collect
 from ipamd.core.records import BlockRecord, attribute, go_time
@@ -226,6 +227,14 @@ def test_a_check_compares_with_what_was_answered(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("result", [{"ips": []}, {"ips": None}, {}, None])
+def test_a_check_with_a_result_without_addresses_is_no_yes(path: Path, result: object) -> None:
+    """The runtime believes that the pod has no address, and it has one."""
+    path.ask(call())
+    answer = error_of(path.ask(call({**config(), "prevResult": result}, CNI_COMMAND="CHECK")))
+    assert (answer["code"], "it has 10.0.0.0 here, and none in prevResult" in str(answer["msg"])) == (108, True)
+
+
 def test_a_check_compares_what_calicos_plugin_had_given() -> None:
     """An allocation that is known only from the store is confirmed as any."""
     path = Path()
@@ -398,10 +407,32 @@ def test_status_is_the_daemons_readiness(path: Path) -> None:
     """STATUS succeeds when an ADD could be served; else it is code 50 (503) with the reason."""
     status = call(config("1.1.0"), CNI_COMMAND="STATUS")
     assert path.ask(status).status == 200
-    path.handlers.ready = lambda: "the datastore is locked"
+    path.handlers.ready = lambda *_families: "the datastore is locked"
     response = path.ask(status)
     assert response.status == 503
     assert error_of(response) == {"cniVersion": "1.1.0", "code": 50, "msg": "cannot serve ADD: the datastore is locked"}
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "families"), [("true", "false", [4]), ("false", "true", [6]), ("true", "true", [4, 6])]
+)
+def test_status_is_of_what_its_configuration_asks_for(path: Path, four: str, six: str, families: list[int]) -> None:
+    """A node may have IPv4 addresses to give and no IPv6 ones."""
+    asked: list[int] = []
+    path.handlers.ready = lambda *families: asked.extend(families) or ""  # type: ignore[func-returns-value] # always ""
+    status = config("1.1.0")
+    status["ipam"] = {**status["ipam"], "assign_ipv4": four, "assign_ipv6": six}
+    assert path.ask(call(status, CNI_COMMAND="STATUS")).status == 200
+    assert asked == families
+
+
+def test_a_state_file_that_takes_no_add_is_told(path: Path) -> None:
+    """So that STATUS says at once that no ADD can be served."""
+    told: list[NotDurableError] = []
+    path.handlers.steps.unwritten = told.append
+    path.full = True
+    assert error_of(path.ask(call()))["code"] == 5
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
