@@ -158,7 +158,7 @@ def test_the_plugin_is_there_before_the_daemon(values: Path) -> None:
 def test_no_step_of_an_upgrade_or_a_removal_takes_the_plugin_away(values: Path) -> None:
     """Only the installing step has the directory, it has nothing to do at its end, and no hook runs beside the pods."""
     objects, pod = rendered(values), pod_of(values)
-    assert objects["DaemonSet"]["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+    assert objects["DaemonSet"]["spec"]["updateStrategy"].get("type", "RollingUpdate") == "RollingUpdate"
     containers = (*pod["initContainers"], *pod["containers"])
     (volume,) = [each["name"] for each in pod["volumes"] if each.get("hostPath", {}).get("path") == "/opt/cni/bin"]
     mounted = [each["name"] for each in containers for mount in each["volumeMounts"] if mount["name"] == volume]
