@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
-from msgspec.structs import replace
 
 from ipamd import __version__
 from ipamd.api import views
@@ -38,10 +37,10 @@ from ipamd.api.waiting import Waiting
 from ipamd.config import Config
 from ipamd.core import keys
 from ipamd.core.address import Cidr
-from ipamd.core.clock import THIS_BOOT, Now
+from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.explain import Seen
-from ipamd.core.facts import Committed, Draining, Fact, RangeAssigned, RangeCursors, RangeReleased, Withdrawn
+from ipamd.core.facts import Committed, Draining, Fact, Withdrawn
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord, RecordError
 from ipamd.core.reserve import ReservePolicy
@@ -51,7 +50,6 @@ from ipamd.host import allow_files, bind_tcp, boot_id, machine_id, only_daemon, 
 from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
-from ipamd.journal.format import salvage
 from ipamd.journal.journal import Journal, OpenReport
 from ipamd.logs import get_logger, heard_by
 from ipamd.metrics import Metrics
@@ -87,6 +85,12 @@ START_GRACE = 30.0
 """Seconds after which the service manager is told that we are up though no ADD can be served: a node whose etcd is away
 must boot, and what waits for us may be what etcd waits for."""
 
+RANGES_UNKNOWN = (
+    ", which may not be all: addresses of ranges that are unknown here may be given out again; recreate the pods that "
+    "have such an address and are not in /v1/allocations"
+)
+"""Added to what is said of a damaged state file, unless every byte of its records could be read."""
+
 _log = get_logger("daemon")
 
 
@@ -113,12 +117,15 @@ def run(config: Config, *, demo: bool = False) -> int:
 def _leave_cluster(config: Config, error: OtherClusterError) -> int:
     """Set the state file of another cluster aside; returns the exit code."""
     try:
-        kept = set_aside_of_cluster(config.state_dir, error.known)
+        kept = set_aside_of_cluster(config.state_dir, error.known, config.node, boot_id())
     except JournalError as problem:
         _log.error("cannot run", error=str(problem))
         return 1
     _log.error(
-        "state file set aside", kept=str(kept), error=str(error), next="start again: the new state file is empty"
+        "state file set aside",
+        kept=str(kept.path),
+        error=str(error),
+        next="start again: the new state file holds what pods have of host-local ranges, and nothing else",
     )
     return START_AGAIN
 
@@ -159,31 +166,18 @@ def open_journal(config: Config, boot: str) -> tuple[Journal, list[Fact], OpenRe
     try:
         return Journal.open(config.state_dir, config.node, boot)
     except JournalDamagedError as error:
-        kept = set_aside_damaged(config.state_dir)
+        kept = set_aside_damaged(config.state_dir, config.node, boot)
         _log.error(
             "state file set aside",
-            kept=str(kept),
+            kept=str(kept.path),
+            unreadable="unknown" if kept.unreadable is None else f"{kept.unreadable} bytes",
             error=str(error),
             lost="what was given out and released and had not reached the store",
             next="pods that the store knows keep their addresses; what was in reserve is kept from everybody for "
-            f"{config.quarantine:g} s; of host-local ranges is held what the whole records of the file say",
+            f"{config.quarantine:g} s; of host-local ranges is held what the whole records of the file say"
+            + ("" if kept.unreadable == 0 else RANGES_UNKNOWN),
         )
-        journal, facts, report = Journal.open(config.state_dir, config.node, boot)
-        facts = [*facts, *_of_ranges(salvage(kept.read_bytes()))]
-        journal.append(facts)
-        return journal, facts, report
-
-
-def _of_ranges(facts: Iterable[Fact]) -> Iterator[Fact]:
-    """Those that say what is held of host-local ranges, which no store knows: only reasons to keep an address.
-
-    Any DEL of this boot ends them; whether they are of an earlier one is not known.
-    """
-    for fact in facts:
-        if isinstance(fact, RangeAssigned):
-            yield replace(fact, began=THIS_BOOT)
-        elif isinstance(fact, RangeReleased | RangeCursors):
-            yield fact
+        return Journal.open(config.state_dir, config.node, boot)
 
 
 class Daemon:

@@ -106,6 +106,16 @@ class Contents(Struct, frozen=True):
     problem: str | None
 
 
+class Salvaged(Struct, frozen=True):
+    """The facts of all whole records of a damaged file, in order: those in between are missing.
+
+    ``unreadable`` is how many bytes hold no whole record or are gone; None: more may be, as no commit slot is good.
+    """
+
+    facts: list[Fact]
+    unreadable: int | None
+
+
 class HeaderError(Exception):
     """The header page is not one that this version wrote; the text says why."""
 
@@ -206,15 +216,18 @@ def describe(data: bytes) -> Contents:
     return Contents(header, committed, found.facts, found.records, problem)
 
 
-def salvage(data: bytes) -> list[Fact]:
-    """The facts of all whole records of a damaged file, in order; never raises. Those in between are missing."""
+def salvage(data: bytes) -> Salvaged:
+    """What a damaged file still says; never raises."""
     facts: list[Fact] = []
+    committed = committed_length(data) if len(data) >= HEADER_SIZE else None
+    unreadable = max(0, (committed or 0) - len(data))
     offset: int | None = HEADER_SIZE
     while offset is not None:
         found = scan(data, offset)
         facts += found.facts
         offset = None if found.problem is None else next_record(data, found.end)
-    return facts
+        unreadable += (len(data) if offset is None else offset) - found.end
+    return Salvaged(facts, None if committed is None else unreadable)
 
 
 def next_record(data: bytes, offset: int) -> int | None:

@@ -30,10 +30,10 @@ def test_a_file_set_aside_makes_room_for_a_new_one_with_another_name(tmp_path: P
     instance = first.instance
     first.close()
     data = damaged(tmp_path)
-    kept = set_aside_damaged(tmp_path)
+    kept = set_aside_damaged(tmp_path, NODE, BOOT).path
     journal, facts, report = Journal.open(tmp_path, NODE, BOOT)
     journal.close()
-    assert (facts, report.created) == ([], True)
+    assert (facts, report.created) == ([], False)
     assert journal.instance != instance
     assert kept.name.startswith("state.damaged-")
     assert kept.read_bytes() == data
@@ -47,7 +47,7 @@ def test_no_file_set_aside_is_ever_overwritten(tmp_path: Path, monkeypatch: pyte
     kept = {}
     for number in range(3):
         (tmp_path / "state").write_bytes(b"%d" % number)
-        kept[set_aside_damaged(tmp_path)] = b"%d" % number
+        kept[set_aside_damaged(tmp_path, NODE, BOOT).path] = b"%d" % number
     assert len(kept) == 3
     assert {path: path.read_bytes() for path in kept} == kept
     assert aside(tmp_path) == sorted(path.name for path in kept)
@@ -57,7 +57,7 @@ def test_a_file_of_another_cluster_bears_its_name(tmp_path: Path) -> None:
     """Whatever a record calls a cluster, the name is one file's in the same directory, and the second gets another."""
     for guid, name in (("0f3c", "0f3c"), ("0f3c", "0f3c.2"), ("../x y", "___x_y"), ("z" * 300, "z" * 64)):
         (tmp_path / "state").write_bytes(guid.encode())
-        kept = set_aside_of_cluster(tmp_path, guid)
+        kept = set_aside_of_cluster(tmp_path, guid, NODE, BOOT).path
         assert kept == tmp_path / f"state.cluster-{name}"
         assert kept.read_bytes() == guid.encode()
     assert len(aside(tmp_path)) == 4
@@ -67,13 +67,13 @@ def test_a_file_in_use_is_not_set_aside(tmp_path: Path) -> None:
     """Another process's state file is left where it is."""
     journal, _, _ = Journal.open(tmp_path, NODE, BOOT)
     with pytest.raises(JournalBusyError):
-        set_aside_damaged(tmp_path)
+        set_aside_damaged(tmp_path, NODE, BOOT)
     assert journal.in_place
     journal.close()
 
 
 def test_what_cannot_be_renamed_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file stays, the lock is let go, and the text names the directory."""
+    """The file stays, with a second name, the lock is let go, and the text names the directory."""
     data = damaged(tmp_path)
 
     def refuse(*_: object) -> None:
@@ -82,10 +82,12 @@ def test_what_cannot_be_renamed_is_an_error_in_words(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refuse)
         with pytest.raises(JournalError, match=f"cannot use {tmp_path}: Operation not permitted"):
-            set_aside_damaged(tmp_path)
+            set_aside_damaged(tmp_path, NODE, BOOT)
     assert (tmp_path / "state").read_bytes() == data
-    assert aside(tmp_path) == []
-    set_aside_damaged(tmp_path)
+    (named,) = aside(tmp_path)
+    assert set_aside_damaged(tmp_path, NODE, BOOT).path == tmp_path / named
+    assert aside(tmp_path) == [named]
+    assert (tmp_path / named).read_bytes() == data
 
 
 def test_an_absent_directory_has_none(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ipamd.journal.format import (
     Header,
     HeaderError,
     NewerHeaderError,
+    Salvaged,
     committed_length,
     decode_header,
     describe,
@@ -172,13 +173,15 @@ def test_all_whole_records_of_a_damaged_file_can_be_salvaged() -> None:
     """Whichever record is damaged, the others' facts come, in order; a damaged header costs nothing."""
     records = [(assigned(number),) for number in range(5)]
     data = state(*records)
-    assert salvage(data) == [fact for (fact,) in records]
-    assert salvage(bytes(HEADER_SIZE) + data[HEADER_SIZE:]) == [fact for (fact,) in records]
+    every = [fact for (fact,) in records]
+    assert salvage(data) == Salvaged(every, 0)
+    assert salvage(bytes(HEADER_SIZE) + data[HEADER_SIZE:]) == Salvaged(every, None)
     offset = HEADER_SIZE
     for number, record in enumerate(records):
-        middle = offset + len(frame(record)) // 2
+        size = len(frame(record))
+        middle = offset + size // 2
         damaged = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        assert salvage(damaged) == [fact for (fact,) in records if fact.at != number]
-        offset += len(frame(record))
-    assert salvage(b"") == []
-    assert salvage(data[:-1]) == [fact for (fact,) in records[:-1]]
+        assert salvage(damaged) == Salvaged([fact for fact in every if fact.at != number], size)
+        offset += size
+    assert salvage(b"") == Salvaged([], None)
+    assert salvage(data[:-1]) == Salvaged(every[:-1], size)

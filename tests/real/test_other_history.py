@@ -9,7 +9,7 @@ import pytest
 
 from ipamd.core import keys
 from tests.calico_state import State, agreed, differences
-from tests.daemon_process import POOLS, Daemon, wait_for
+from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
 
@@ -142,3 +142,24 @@ def test_nothing_of_the_old_state_reaches_another_cluster(etcd: EtcdProcess, sta
     assert daemon.add("fresh")
     agreed(etcd, daemon)
     assert set(State.of(etcd).pods().values()) == {"k8s-pod-network.fresh"}
+
+
+def test_another_cluster_says_nothing_of_host_local_ranges(etcd: EtcdProcess, start: Start) -> None:
+    """They are never in a store: what living pods have of them goes over, is answered again and given to nobody else."""
+    ranges = network(kind="host-local", subnet="10.9.0.0/28")
+    etcd.put(*information("old"))
+    daemon = start("node-a", *POOLS, "--etcd-timeout", "1")
+    agreed(etcd, daemon)
+    held = {f"c{number}": daemon.add(f"c{number}", ranges, name="host-local") for number in range(6)}
+    daemon.kill()
+    etcd.wipe()
+    etcd.put(*information("new"))
+    daemon.start(ready=False)
+    assert daemon.wait_end() == 75
+    daemon.start()
+    assert {container: daemon.add(container, ranges, name="host-local") for container in held} == held
+    fresh = [daemon.add(f"fresh{number}", ranges, name="host-local") for number in range(7)]
+    assert not [addresses for addresses in fresh if addresses in held.values()]
+    assert daemon.plugin("ADD", "one-more", ranges, name="host-local").json["code"] == 106
+    daemon.delete("c0", ranges, name="host-local")
+    assert daemon.add("last", ranges, name="host-local") == held["c0"]
