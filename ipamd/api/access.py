@@ -35,6 +35,11 @@ class Peer(Struct, frozen=True):
 UNKNOWN: Final = Peer(pid=0, uid=-1, gid=-1)
 
 
+def own_uids() -> frozenset[int]:
+    """Who administers the daemon: root, and the user that it runs as."""
+    return frozenset((ROOT, os.geteuid()))
+
+
 class Rule(Enum):
     """What a route asks of its caller."""
 

@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from ipamd.api import cni
-from ipamd.api.access import Peer
+from ipamd.api.access import Peer, own_uids
 from ipamd.api.answers import read_query, refused, shown
 from ipamd.api.http import Request, Response
 from ipamd.core.errors import Code, RefusedError
@@ -33,6 +33,9 @@ LONGEST = 16384
 
 LONGEST_WAIT = 30.0
 """Seconds that a request may wait for an event."""
+
+READERS = 16
+"""How many requests of others than administrators may wait at once."""
 
 
 class Event(Struct, frozen=True):
@@ -75,6 +78,9 @@ class Events:
         self._kept: deque[_Served | Event] = deque(maxlen=KEPT)
         self._failed: deque[_Served] = deque(maxlen=KEPT_FAILURES)
         self._waiting: trio.Event | None = None
+        self._readers = 0
+        """How many requests of others than administrators wait."""
+        self._own_uids = own_uids()
         self._closed = False
 
     # --- what happens -----------------------------------------------------------------------------------------
@@ -122,7 +128,7 @@ class Events:
 
     # --- who asks ---------------------------------------------------------------------------------------------
 
-    def answer(self, request: Request, _peer: Peer) -> Response | Awaitable[Response]:
+    def answer(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
         """Events after a number, all that are kept without one; with ``wait`` (s) until there is one."""
         try:
             asked = read_query(request, ("after", "wait"))
@@ -130,8 +136,24 @@ class Events:
         except RefusedError as error:
             return refused(error)
         if wait and after >= self._number:
-            return self._wait(after, wait)
+            return self._wait(after, wait) if peer.uid in self._own_uids else self._let_wait(after, wait)
         return shown(self._after(after))
+
+    async def _let_wait(self, after: int, seconds: float) -> Response:
+        """Let one wait who may only read: at most so many at once, as each has a connection open."""
+        if self._readers >= READERS:
+            return refused(
+                RefusedError(
+                    Code.TRY_AGAIN_LATER,
+                    f"cannot wait for an event: {READERS} requests of members of socket_group wait already; "
+                    "ask without wait, or try again later",
+                )
+            )
+        self._readers += 1
+        try:
+            return await self._wait(after, seconds)
+        finally:
+            self._readers -= 1
 
     async def _wait(self, after: int, seconds: float) -> Response:
         with trio.move_on_after(seconds):

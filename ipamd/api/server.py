@@ -14,6 +14,8 @@ What it promises:
   500 reply and a call of ``on_crash``; each is the end of its connection only.
 - No client costs more than its ``Limits``, and none keeps the others waiting: after ``_TURN`` requests in a row a
   connection lets the rest of the daemon run.
+- Who may only read (a guest: neither root nor the daemon's own user) takes nothing from who administers: guests have
+  at most half of the connections, and lose them, even amid a request, before an administrator is refused.
 
 Order of calls: ``serve`` once for each listener, ``stop`` once; ``serve`` returns when the last of its connections
 is closed. May import ``connection``, ``poller``, ``http``, ``refusals``, ``access`` and
@@ -22,15 +24,16 @@ is closed. May import ``connection``, ``poller``, ``http``, ``refusals``, ``acce
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum, auto
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import Final
 
 import trio
 
-from ipamd.api.access import Peer, peer_of
+from ipamd.api.access import UNKNOWN, Peer, own_uids, peer_of
 from ipamd.api.connection import Connection, Limits, acceptor
 from ipamd.api.http import CONTINUE, BadRequestError, Request, Response, serialize
 from ipamd.api.poller import Poller
@@ -94,6 +97,10 @@ class Server:
         """Those that wait for another request, the longest first."""
         self._unheard: dict[Connection, None] = {}
         """Those that we wait for, for a first request or the rest of one: the longest first."""
+        self._guests: dict[Connection, None] = {}
+        """Those of others than administrators: the oldest first."""
+        self._hosts = own_uids() | {UNKNOWN.uid}  # over TCP all are alike, and there is nothing but to read
+        self._max_guests = max(1, limits.max_connections // 2)
         self._stop_at = inf
         self.turned_away = 0
         """How many connections were refused because too many were open."""
@@ -158,7 +165,7 @@ class Server:
                     break
                 except OSError as error:
                     if error.errno in _SHORT_OF:
-                        self._evict()
+                        self._evict(for_guest=False)
                         await trio.sleep(_ACCEPT_PAUSE)
                         break
                     if error.errno not in _ABORTED:
@@ -176,12 +183,16 @@ class Server:
     def _admit(self, sock: socket.SocketType, poller: Poller) -> None:
         """Start serving a connection, or turn it away if too many are busy."""
         connection = Connection(sock, peer_of(sock), self._limits, trio.current_time(), poller)
-        if len(self._connections) >= self._limits.max_connections and not self._evict():
+        guest = connection.peer.uid not in self._hosts
+        full = len(self._connections) >= self._limits.max_connections
+        if (full or (guest and len(self._guests) >= self._max_guests)) and not self._evict(for_guest=guest):
             self.turned_away += 1
             connection.send(OVERLOADED)
             sock.close()
             return
         self._connections.add(connection)
+        if guest:
+            self._guests[connection] = None
         self._receive(connection)
 
     def _receive(self, connection: Connection) -> None:
@@ -210,19 +221,33 @@ class Server:
         connection.scope = trio.CancelScope(deadline=self._stop_at)
         connection.poller.nursery.start_soon(self._run, connection, connection.scope, wait)
 
-    def _evict(self) -> bool:
-        """Close the connection that has been idle for longest, or else kept us waiting; never one that we keep waiting.
+    def _evict(self, *, for_guest: bool) -> bool:
+        """Close the connection that is needed least, if there is one that may be closed for this newcomer.
 
         A plugin sends its request as it connects. One that is closed before it did so, under a flood, tries again.
         """
-        for waiting in (self._idle, self._unheard):
-            for oldest in waiting:
-                del waiting[oldest]
-                self._connections.discard(oldest)
-                oldest.begun = None  # not its slowness ends it: nothing is said
-                self._end(oldest)
-                return True
-        return False
+        victim = next(self._evictable(for_guest=for_guest), None)
+        if victim is None:
+            return False
+        self._forget(victim)
+        victim.begun = None  # not its slowness ends it: nothing is said
+        if victim.replying:
+            self.turned_away += 1
+            victim.send(OVERLOADED)
+            victim.replying = False
+        self._end(victim)
+        return True
+
+    def _evictable(self, *, for_guest: bool) -> Iterator[Connection]:
+        """A guest that has been idle for longest, or else kept us waiting. For an administrator then any guest.
+
+        Or else another administrator's that has been idle or kept us waiting; never one that we keep waiting.
+        """
+        for each in chain(self._idle, self._unheard):
+            if each in self._guests:
+                yield each
+        if not for_guest:
+            yield from chain(self._guests, self._idle, self._unheard)
 
     async def _sweep(self) -> None:
         """End the connections that are overdue. One task for all: a timer for each request would cost more."""
@@ -268,10 +293,15 @@ class Server:
         if connection.replying:
             connection.send(CRASHED)
 
-    def _close(self, connection: Connection) -> None:
+    def _forget(self, connection: Connection) -> None:
+        """Count a connection no more."""
         self._connections.discard(connection)
         self._idle.pop(connection, None)
         self._unheard.pop(connection, None)
+        self._guests.pop(connection, None)
+
+    def _close(self, connection: Connection) -> None:
+        self._forget(connection)
         connection.poller.forget(connection)
         connection.sock.close()
 
@@ -381,7 +411,7 @@ class Server:
     async def _complete(self, connection: Connection, request: Request, answer: Awaitable[Response]) -> bool:
         """Answer a request whose handler has to wait."""
         response = await self._wait(connection, answer)
-        if response is None:
+        if response is None or not connection.replying:  # evicted as the answer came: it was told so
             return False
         keep = self._reply(connection, request, response)
         return await self._finish(connection, request, response, keep=keep) if connection.unsent else keep

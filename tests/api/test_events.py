@@ -1,13 +1,15 @@
 """``/v1/events``: requests with their answers, and what the daemon did, in order, for who follows them."""
 
 import json
+import os
 from functools import partial
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ipamd.api.events import KEPT, KEPT_FAILURES, LONGEST, Events
+from ipamd.api.access import Peer
+from ipamd.api.events import KEPT, KEPT_FAILURES, LONGEST, READERS, Events
 from ipamd.api.http import Request, Response
 from tests.api.plugin_call import ROOT, Path, call, config, error_of
 
@@ -151,6 +153,39 @@ async def test_a_question_waits_for_the_next_event(autojump_clock: MockClock) ->
         await wait_all_tasks_blocked()
         events.note("log", "now", {})
     assert (answers, trio.current_time() - began) == (["now", "now"], 7)
+
+
+async def test_only_so_many_readers_wait_at_once(autojump_clock: MockClock) -> None:
+    """More are refused at once, administrators never; who has done makes room for the next."""
+    _path, events = watched()
+    answers: list[tuple[int, dict[str, object]]] = []
+
+    async def follow(peer: Peer, last: object) -> None:
+        query = f"after={last}&wait=30"
+        response = events.answer(Request("GET", "/v1/events", query, {}, b"", keep_alive=True), peer)
+        assert not isinstance(response, Response)
+        answered = await response
+        answers.append((answered.status, json.loads(answered.body)))
+
+    reader = Peer(1, os.geteuid() + 1000, 1)
+    async with trio.open_nursery() as nursery:
+        for _round in range(2):
+            last = (await ask(events))["last"]
+            answers.clear()
+            for peer in [reader] * READERS + [ROOT] * 5:
+                nursery.start_soon(follow, peer, last)
+            await wait_all_tasks_blocked()
+            assert answers == []
+            nursery.start_soon(follow, reader, last)
+            await wait_all_tasks_blocked()
+            words = (
+                "cannot wait for an event: 16 requests of members of socket_group wait already; "
+                "ask without wait, or try again later"
+            )
+            assert answers == [(503, {"code": 11, "msg": words})]
+            events.note("log", "now", {})
+            await wait_all_tasks_blocked()
+            assert [status for status, _answer in answers] == [503] + [200] * (READERS + 5)
 
 
 async def test_a_daemon_that_stops_ends_the_waits(autojump_clock: MockClock) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import h11
 import msgspec
@@ -530,6 +530,77 @@ async def test_each_of_a_burst_gets_its_own_room(tmp_path, mock_clock):
             await wait_all_tasks_blocked()
             assert run.server.connections == 3
             assert [path for path, *_ in run.replies] == ["/x"] * 5
+
+
+ADMINISTRATOR, READER = Peer(1, os.geteuid(), 1), Peer(2, os.geteuid() + 1000, 2)
+
+
+@pytest.fixture
+def arriving(monkeypatch):
+    """Who the next connections are of, by what the kernel would say; afterwards administrators."""
+    peers = []
+    monkeypatch.setattr("ipamd.api.server.peer_of", lambda _sock: peers.pop(0) if peers else ADMINISTRATOR)
+    return peers
+
+
+async def overloaded(client):
+    """Whether a client is told to come again later, and then the end."""
+    status, body = await client.receive()
+    return (status, msgspec.json.decode(body)["code"]) == (503, 11) and await client.at_end()
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:10], GET, get("/slow")])
+async def test_readers_leave_room_for_administrators(tmp_path, arriving, sent):
+    """Whatever they wait for: they have half of the connections, and lose them before an administrator is refused."""
+    go_on = trio.Event()
+
+    async def slow():
+        await go_on.wait()
+        return Response(200, b"late")
+
+    def handler(request, peer):
+        return slow() if request.path == "/slow" else echo(request, peer)
+
+    async with running(tmp_path, handler, Limits(max_connections=8)) as run:
+        arriving += [READER] * 6
+        readers = [await run.connect() for _ in range(6)]
+        for reader in readers:
+            with suppress(trio.BrokenResourceError):  # it had to go for the next
+                await reader.send(sent)
+            await wait_all_tasks_blocked(0.01)
+        assert run.server.connections <= 4
+        administrators = [await run.connect() for _ in range(8)]
+        for client in administrators:
+            await client.send(get("/slow"))
+        await wait_all_tasks_blocked(0.01)
+        assert run.server.connections == 8
+        assert await overloaded(await run.connect())
+        go_on.set()
+        for client in administrators:
+            assert await client.receive() == (200, b"late")
+
+
+async def test_a_reader_that_waits_is_told_why_it_has_to_go(tmp_path, arriving):
+    """Its handler is cancelled for an administrator; the oldest goes first, and no administrator goes for a reader."""
+    cancelled = []
+
+    async def handler(request, peer):
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(request.path)
+
+    async with running(tmp_path, handler, Limits(max_connections=4)) as run:
+        arriving += [READER, READER, ADMINISTRATOR, ADMINISTRATOR, ADMINISTRATOR, READER]
+        clients = []
+        for number in range(5):
+            clients.append(await run.connect())
+            await clients[-1].send(get(f"/{number}"))
+            await wait_all_tasks_blocked(0.01)
+        assert cancelled == ["/0"]
+        assert await overloaded(clients[0])
+        assert await overloaded(await run.connect())
+        assert (cancelled, run.server.connections, run.server.turned_away) == (["/0"], 4, 2)
 
 
 class Faulty(socket.socket):

@@ -1,6 +1,9 @@
 """More clients than a daemon may have: what they take is bounded, and the ADDs of others are answered."""
 
+import grp
+import os
 import resource
+import signal
 import socket
 import statistics
 import struct
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_process import POOLS, Daemon, addresses_of
+from tests.daemon_process import POOLS, Daemon, addresses_of, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -74,3 +77,46 @@ def test_ten_thousand_clients_that_say_nothing_keep_no_pod_waiting(
         )
         assert open_now > kept
         assert crowded < MANY_TIMES * alone
+
+
+def poll_events(directory: Path, gid: int, connections: int) -> int:
+    """Fork a member of a group that waits for events on so many connections, once they are made; its process id."""
+    made, tell = os.pipe()
+    if process := os.fork():
+        os.close(tell)
+        with os.fdopen(made) as pipe:
+            assert pipe.read() == "made"
+        return process
+    try:
+        os.chdir(directory)
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(65534)
+        clients = []
+        for _ in range(connections):
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].connect("ipamd.sock")
+            clients[-1].send(b"GET /v1/events?after=%d&wait=30 HTTP/1.1\r\nHost: ipamd\r\n\r\n" % (1 << 61))
+        os.write(tell, b"made")
+        os.close(tell)
+        signal.pause()
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to fork another user")
+def test_readers_that_wait_for_events_keep_no_pod_waiting(tmp_path: Path) -> None:
+    """A member of socket_group asks for events on more connections than there may be: each ADD and DEL is answered."""
+    flags = (*POOLS, "--api-max-connections", "8", "--socket-group", "nogroup")
+    with Daemon(tmp_path / "d", "node-a", *flags) as daemon:
+        daemon.directory.chmod(0o711)
+        reader = poll_events(daemon.directory, grp.getgrnam("nogroup").gr_gid, 100)
+        try:
+            wait_for(lambda: daemon.metric("ipamd_connections_refused_total") > 0)
+            for number in range(30):
+                status, body = daemon.post("ADD", f"c{number}")
+                assert status == 200, body
+                assert daemon.post("DEL", f"c{number}")[0] == 200
+        finally:
+            os.kill(reader, signal.SIGKILL)
+            os.waitpid(reader, 0)

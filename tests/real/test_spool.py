@@ -1,6 +1,8 @@
 """DELs of a daemon that is away, with the real plugin: they succeed, and are carried out when it is back."""
 
 import signal
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,20 @@ def test_dels_while_the_daemon_hangs(tmp_path: Path) -> None:
         wait_for(lambda: containers(daemon) == {"a"})
         wait_for(lambda: not list((tmp_path / "d" / "state" / "del.d").iterdir()))
         assert containers(daemon) == {"a"}
+
+
+def test_dels_that_find_no_room(tmp_path: Path) -> None:
+    """As many clients as there may be wait for an answer: the DEL succeeds, and frees the address within a second."""
+    with Daemon(tmp_path / "d", "node-a", *POOLS, "--api-max-connections", "8") as daemon, ExitStack() as stack:
+        daemon.add("a")
+        for _ in range(8):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(daemon.socket))
+            client.send(b"GET /v1/events?after=%d&wait=30 HTTP/1.1\r\nHost: ipamd\r\n\r\n" % (1 << 61))
+        assert daemon.post("CHECK", "a")[0] == 503
+        assert daemon.plugin("DEL", "a").code == 0
+        spool = tmp_path / "d" / "state" / "del.d"
+        wait_for(lambda: not list(spool.iterdir()))
+        stack.close()
+        wait_for(lambda: daemon.post("CHECK", "a")[0] == 400)
+        assert containers(daemon) == set()
