@@ -95,7 +95,7 @@ _log = get_logger("daemon")
 
 
 def run(config: Config, *, demo: bool = False) -> int:
-    """Run the daemon until it is told to stop (SIGTERM, SIGINT); returns the exit code.
+    """Run the daemon until it is told to stop (SIGTERM, SIGINT, SIGHUP); returns the exit code.
 
     ``demo``: print three lines to paste once an ADD can be served.
     """

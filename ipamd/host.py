@@ -92,8 +92,11 @@ def bind_tcp(address: str) -> socket.socket:
 
 
 async def told_to_stop() -> str:
-    """Wait for SIGTERM or SIGINT; returns its name."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """Wait for SIGTERM, SIGINT or SIGHUP (a terminal that was closed; not under nohup(1)); returns its name."""
+    ends = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*ends) as signals:
         async for number in signals:
             return signal.Signals(number).name
     raise AssertionError  # the receiver never ends by itself

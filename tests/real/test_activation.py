@@ -86,11 +86,21 @@ def test_a_second_daemon_of_the_same_node_refuses_to_start(tmp_path: Path) -> No
         assert "cannot serve node node-a: another ipamd on this host does" in second.log.read_text()
 
 
-def test_a_sigterm_ends_the_daemon_with_everything_flushed(tmp_path: Path) -> None:
-    """SIGTERM: exit code 0, and nothing left that the store does not have."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_ends_the_daemon_with_everything_flushed(tmp_path: Path, number: signal.Signals) -> None:
+    """Exit code 0, and nothing left that the store does not have."""
     with Daemon(tmp_path / "d", "node-a", *POOLS, "--flush-linger", "5") as daemon:
         daemon.add("a")
-        assert daemon.kill(signal.SIGTERM) == 0
+        assert daemon.kill(number) == 0
         assert "event=stopped unflushed=0" in daemon.log.read_text()
         daemon.start()
         wait_for(lambda: [entry["flushed"] for entry in daemon.get("/v1/allocations")] == [True])
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
+    """Who starts the daemon with SIGHUP ignored means it."""
+    with Daemon(tmp_path / "d", "node-a", *POOLS, wrapper=("/usr/bin/nohup",)) as daemon:
+        daemon.signal(signal.SIGHUP)
+        daemon.add("a")
+        assert daemon.kill(signal.SIGTERM) == 0
+        assert "signal=SIGTERM" in daemon.log.read_text()
