@@ -1,6 +1,6 @@
 """A cluster for the pages: one etcd, and a real daemon for each node that a page has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,10 +26,10 @@ class Cluster:
         self.nodes[node] = self._stack.enter_context(daemon)
         return daemon
 
-    def walk(self, page: str, **environment: str) -> Walk:
-        """The page, typed on the first node."""
+    def walk(self, page: str, places: Mapping[str, str] | None = None) -> Walk:
+        """The page, typed on the first node; ``places``: folders to use in place of the system's."""
         first = next(iter(self.nodes.values()))
-        return Walk(page, self.folder, {"IPAMD_SOCKET": str(first.socket), **environment})
+        return Walk(page, self.folder, {"IPAMD_SOCKET": str(first.socket)}, places)
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,24 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
+from ipamd import __version__
+from tests.api.host_local import HostLocal
 from tests.calico_objects import put_node
-from tests.daemon_process import Daemon, wait_for
+from tests.calico_state import State
+from tests.daemon_process import Answer, Daemon, network, wait_for
 from tests.docs.conftest import Cluster
-from tests.docs.walk import DOCS, LONG, plain, same
+from tests.docs.walk import DOCS, LONG, ROOT, plain, same
+from tests.etcd_process import EtcdProcess
+from tests.runtime.results import cached
 
 pytestmark = [pytest.mark.real, LONG]
 
@@ -199,3 +209,152 @@ def test_limits(cluster: Cluster) -> None:
         page.run(2)
         wait_for(lambda: not node.get("/v1/explain?node")["strict_affinity"])
         assert node.get("/v1/explain?node")["max_blocks"] == 20
+
+
+def folders(cluster: Cluster) -> dict[str, str]:
+    """Folders of the test's own in place of the system's."""
+    places = {
+        name: cluster.folder / "root" / name.strip("/")
+        for name in ("/opt/cni/bin", "/etc/cni/net.d", "/var/lib/cni/networks")
+    }
+    for path in places.values():
+        path.mkdir(parents=True)
+    return {name: str(path) for name, path in places.items()}
+
+
+def call(node: Daemon, plugin: Path, command: str, container: str, config: Mapping[str, object]) -> Answer:
+    """A call of an installed plugin, as the runtime makes it."""
+    environment = {
+        "CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_NETNS": "/n", "CNI_IFNAME": "eth0", "CNI_PATH": "/opt/cni/bin",
+        "IPAMD_SOCKET": str(node.socket), "CNI_ARGS": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}",
+    }  # fmt: skip
+    done = subprocess.run(
+        [plugin], env=environment, input=json.dumps(config).encode(), capture_output=True, check=False, timeout=60
+    )
+    return Answer(done.returncode, done.stdout)
+
+
+def test_move_from_calico(cluster: Cluster) -> None:
+    """On records as Calico's programs left them: taken over, used, drained; the old pods and the new ones keep theirs."""
+    records = json.loads((ROOT / "tests" / "data" / "calico" / "basic.json").read_text())["etcd"]
+    for key, value in records.items():
+        cluster.etcd.put(key, value.encode())
+    before = State.of(cluster.etcd)
+    node = cluster.start("node-a")
+    places = folders(cluster)
+    plugins, configs = Path(places["/opt/cni/bin"]), Path(places["/etc/cni/net.d"])
+    (plugins / "calico-ipam").write_text("#!/bin/sh\necho the old one\n")
+    second = configs / "20-second.conflist"
+    second.write_text(json.dumps({"name": "second", "plugins": [{"type": "ptp", "ipam": {"type": "calico-ipam"}}]}))
+    with cluster.walk("how-to/move-from-calico.md", places) as page:
+        page.run(2)
+        assert (plugins / "calico-ipam.before").read_text().endswith("the old one\n")
+        new = call(node, plugins / "calico-ipam", "ADD", "new", network())
+        assert call(node, plugins / "calico-ipam", "DEL", "v100", network()).code == 0
+        page.run()
+        (ipam,) = [plugin["ipam"] for plugin in json.loads(second.read_text())["plugins"]]
+        assert ipam == {"type": "ipamd"}
+        other = call(
+            node,
+            plugins / "ipamd",
+            "ADD",
+            "other",
+            {"cniVersion": "1.0.0", "name": "second", "type": "ptp", "ipam": ipam},
+        )
+        wait_for(lambda: not node.get("/v1/status")["flush"]["unflushed"])
+        page.run(2)
+        assert call(node, plugins / "calico-ipam", "ADD", "late", network()).json["code"] == 11
+        page.run()
+        assert (plugins / "calico-ipam").read_text().endswith("the old one\n")
+    node.stop()
+    after = State.of(cluster.etcd)
+    assert not after.problems()
+    assert not [key for key in cluster.etcd.get_prefix("/calico/") if "ipamd" in key]
+    kept = {address: handle for address, handle in before.pods().items() if handle != "k8s-pod-network.v100"}
+    gained = {new.addresses[0]: "k8s-pod-network.new", other.addresses[0]: "second.other"}
+    assert after.pods() == kept | gained
+
+
+def test_move_from_host_local(cluster: Cluster) -> None:
+    """What the real host-local gave out is the same containers' afterwards, and nobody else gets it."""
+    node = cluster.start("node-a", *V4)
+    places = folders(cluster)
+    config = network("1.0.0", "host-local", subnet="10.1.0.0/24")
+    theirs = HostLocal(Path(places["/var/lib/cni/networks"]))
+    for container in ("a", "b"):
+        assert theirs.call(config, {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": container})
+    with cluster.walk("how-to/move-from-host-local.md", places) as page:
+        page.run()
+        assert not node.get("/v1/allocations")
+        page.run()
+        held = {view["container"]: view["address"] for view in json.loads(page.run())}
+    assert held == {"a": "10.1.0.2", "b": "10.1.0.3"}
+    plugin = Path(places["/opt/cni/bin"]) / "host-local"
+    assert call(node, plugin, "ADD", "c", config).addresses == ["10.1.0.4"]
+    assert call(node, plugin, "DEL", "a", config).code == 0
+
+
+def test_host_local_ranges(cluster: Cluster) -> None:
+    """An address of the range, as the explanation said."""
+    node = cluster.start("node-a", *V4)
+    config = shown_config("how-to/host-local-ranges.md")
+    (cluster.folder / "20-lan.conf").write_text(json.dumps(config))
+    with cluster.walk("how-to/host-local-ranges.md") as page:
+        assert "10.1.0.20" in page.run()
+    assert node.add("web-1", config) == ["10.1.0.20"]
+
+
+def test_upgrade(cluster: Cluster) -> None:
+    """The version of program and daemon, and a daemon that is well after a restart under a pod."""
+    node = cluster.start("node-a", *V4)
+    (address,) = node.add("web")
+    with cluster.walk("how-to/upgrade.md") as page:
+        assert __version__ in page.run()
+        node.stop()
+        node.start()
+        assert node.add("web") == [address]
+        wait_for(lambda: not node.get("/v1/status")["flush"]["unflushed"])
+        page.run()
+
+
+def test_troubleshooting(cluster: Cluster) -> None:
+    """Each symptom is made, and what the page has one type shows it."""
+    cache = cluster.folder / "results"
+    node = cluster.start("node-a", *V4, "--runtime-results-dir", str(cache))
+    cached(cache, "web", node.add("web"))
+    with cluster.walk("how-to/troubleshoot.md") as page:
+        assert "ready" in page.run()
+        node.plugin(
+            "ADD", "other", network(ipv4_pools=["none-such"]), args="K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-web"
+        )
+        assert "none-such" in page.run()
+        assert "default-ipv4-ippool" in page.run()
+        assert "P" in page.run()
+        page.run(2)
+        node.stop()
+        shutil.rmtree(node.directory / "state")
+        node.start()
+        wait_for(
+            lambda: node.metric("ipamd_addresses") and "quarantined" in node.request("GET", "/metrics")[1].decode()
+        )
+        printed = page.run()
+        assert re.search(r"QUARANTINED", printed)
+        page.run(code=1)
+        page.run()
+    assert (cluster.folder / "report.tar.gz").stat().st_size > 1000
+
+
+def test_troubleshooting_without_a_store(cluster: Cluster, tmp_path: Path) -> None:
+    """The daemon's own words are to be had; pods start and end; what asks for records says that it cannot."""
+    with EtcdProcess(tmp_path / "own") as etcd:
+        cluster.etcd = etcd
+        node = cluster.start("node-a", *V4)
+        etcd.kill()
+        node.add("web")
+        node.delete("web")
+        for words, code in (("reserve", 0), ("events", 0), ("explain node", 0), ("get ippool", 1)):
+            done = subprocess.run(
+                [sys.executable, "-m", "ipamd.ctl", "--socket", str(node.socket), *words.split()],
+                cwd=ROOT, capture_output=True, check=False, timeout=60,
+            )  # fmt: skip
+            assert bool(done.returncode) == bool(code), (words, done.stderr)

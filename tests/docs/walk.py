@@ -31,11 +31,15 @@ _VARIES = (
 class Walk:
     """A page of ``docs``; at the end of the context all its commands must have been run.
 
-    ``folder``: where they are run; ``environment``: what they have beside the programs of this environment.
+    ``folder``: where they are run; ``environment``: what they have beside the programs of this environment; ``places``:
+    folders to use in place of the system's.
     """
 
-    def __init__(self, page: str, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, page: str, folder: Path, environment: Mapping[str, str], places: Mapping[str, str] | None = None
+    ) -> None:
         text = (DOCS / page).read_text()
+        self._places = places or {}
         self._blocks = [found for found in _BLOCK.finditer(text) if not found["skip"]]
         self._page, self._folder = page, folder
         programs = folder / "bin"
@@ -68,8 +72,11 @@ class Walk:
         printed = ""
         for _ in range(times):
             found = self._blocks.pop(0)
+            commands = found["commands"]
+            for name, place in self._places.items():
+                commands = commands.replace(name, place)
             done = subprocess.run(
-                ["sh", "-euc", found["commands"]],
+                ["sh", "-euc", commands],
                 cwd=self._folder,
                 env={**self._environment, **environment},
                 capture_output=True,
