@@ -51,27 +51,36 @@ class Takeover:
         self._ledger, self._now, self._append, self._sync = ledger, now, append, sync
 
     def host_local(self, request: Request, _peer: Peer) -> Response | Awaitable[Response]:
-        """Take over host-local's addresses; a second time changes nothing."""
+        """Take over host-local's addresses; a second time changes nothing.
+
+        Decided and held before this returns: whoever is answered meanwhile gets none of them.
+        """
         try:
             asked = _read(request)
             taken = self._decide(asked)
+            said = shown(Imported(asked.dry_run, taken.new, taken.known, taken.ended, taken.conflicts))
+            return said if asked.dry_run else self._take(taken, said)
         except RefusedError as error:
             return refused(error)
-        said = shown(Imported(asked.dry_run, taken.new, taken.known, taken.ended, taken.conflicts))
-        return said if asked.dry_run else self._take(taken, said)
 
-    async def _take(self, taken: Taken, said: Response) -> Response:
+    def _take(self, taken: Taken, said: Response) -> Awaitable[Response]:
         if taken.conflicts:
             words = f"cannot take over host-local's addresses: {'; '.join(taken.conflicts)}"
-            return refused(RefusedError(Code.ADDRESS_TAKEN, words))
+            raise RefusedError(Code.ADDRESS_TAKEN, words)
         try:
             if taken.facts:
                 self._append(taken.facts)
-                for fact in taken.facts:
-                    self._ledger.apply(fact)
+        except NotDurableError as error:
+            raise _not_durable(error) from error
+        for fact in taken.facts:
+            self._ledger.apply(fact)
+        return self._synced(said)
+
+    async def _synced(self, said: Response) -> Response:
+        try:
             await self._sync()
         except NotDurableError as error:
-            return refused(RefusedError(Code.IO_FAILURE, f"cannot take over host-local's addresses: {error}"))
+            return refused(_not_durable(error))
         return said
 
     def _decide(self, asked: Import) -> Taken:
@@ -95,6 +104,10 @@ def _read(request: Request) -> Import:
             except RefusedError as error:
                 raise _unreadable(f"{held.address[:80]}: {error.msg}") from error
     return asked
+
+
+def _not_durable(error: NotDurableError) -> RefusedError:
+    return RefusedError(Code.IO_FAILURE, f"cannot take over host-local's addresses: {error}")
 
 
 def _unreadable(why: str) -> RefusedError:

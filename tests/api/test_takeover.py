@@ -1,6 +1,7 @@
 """``/v1/import/host-local``: what host-local holds is held here, all of it or nothing."""
 
 import json
+from collections.abc import Awaitable
 
 import pytest
 import trio
@@ -28,11 +29,16 @@ HELD = {
 }
 
 
-async def send(path: Path, *networks: object, dry_run: bool = False) -> dict[str, object]:
-    """What is answered to an import."""
+def begin(path: Path, *networks: object, dry_run: bool = False) -> Response | Awaitable[Response]:
+    """An import that arrives; what is returned is awaited later."""
     takeover = Takeover(path.ledger, path.now, path.append, trio.lowlevel.checkpoint)
     body = json.dumps({"networks": networks, "dry_run": dry_run}).encode()
-    response = takeover.host_local(Request("POST", "/v1/import/host-local", "", {}, body, keep_alive=True), ROOT)
+    return takeover.host_local(Request("POST", "/v1/import/host-local", "", {}, body, keep_alive=True), ROOT)
+
+
+async def send(path: Path, *networks: object, dry_run: bool = False) -> dict[str, object]:
+    """What is answered to an import."""
+    response = begin(path, *networks, dry_run=dry_run)
     if not isinstance(response, Response):
         response = await response
     answer = json.loads(response.body)
@@ -105,6 +111,19 @@ async def test_a_conflict_refuses_all_and_names_both() -> None:
     answer = await send(path, {**HELD, "name": "other"}, HELD)
     assert answer == {"code": 104, "msg": f"cannot take over host-local's addresses: {'; '.join(both)}"}
     assert differences(snapshot(path.ledger), before) == []
+
+
+async def test_an_add_that_arrives_before_the_import_is_answered_gets_another_address() -> None:
+    """What is taken over is held, and in the state file, from the step on in which that was decided."""
+    path = Path()
+    importing = begin(path, HELD)
+    written = list(path.journal)
+    new = addresses_of(path.ask(call(LAN, CNI_CONTAINERID="new")))
+    assert not isinstance(importing, Response)
+    assert (await importing).status == 200
+    assert new == ["10.9.0.8/24", "fd09::3/64"]
+    assert addresses_of(path.ask(call(LAN, CNI_CONTAINERID="a"))) == ["10.9.0.2/24", "fd09::2/64"]
+    assert replay("n1", path.ledger.policy, written).ranges.holdings.keys() < path.ledger.ranges.holdings.keys()
 
 
 async def test_a_rehearsal_changes_nothing() -> None:
