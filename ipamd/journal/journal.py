@@ -25,8 +25,9 @@ from typing import TypeVar
 
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ipamd.core.facts import Fact, Rebooted
+from ipamd.core.facts import Fact, RangeReleased, Rebooted, Released
 from ipamd.journal.directory import sync_directory, take_lock, unusable
 from ipamd.journal.errors import JournalWriteError, write_error
 from ipamd.journal.format import Header, frame
@@ -68,7 +69,7 @@ class Journal:
         self._users = 0
         self._threads = trio.CapacityLimiter(2)  # its own: a sync must not queue behind other stages' work
         self._late: bytearray | None = None
-        self._owed: list[Fact] = []
+        self._owed: dict[object, Fact] = {}
         self._appended = 0
         self._synced = 0
         self._turn_over: trio.Event | None = None
@@ -119,7 +120,7 @@ class Journal:
         """
         if self._closed:
             raise self._is_closed("append to")
-        facts = (*self._owed, *facts)
+        facts = (*self._owed.values(), *facts)
         if not facts:
             return
         record = frame(facts)
@@ -130,8 +131,16 @@ class Journal:
             self._late += record
 
     def owe(self, facts: Sequence[Fact]) -> None:
-        """Write these facts, which already hold and could not be appended, before whatever is appended next."""
-        self._owed.extend(facts)
+        """Write these facts, which already hold and could not be appended, before whatever is appended next.
+
+        A DEL that is repeated as long as the disk is full is owed once, with its later start.
+        """
+        for fact in facts:
+            key = _repeatable(fact) or len(self._owed)
+            earlier = self._owed.pop(key, fact)
+            if isinstance(fact, Released) and isinstance(earlier, Released):
+                fact = replace(fact, started=max(fact.started, earlier.started))
+            self._owed[key] = fact
 
     @property
     def owing(self) -> bool:
@@ -302,3 +311,13 @@ class Journal:
     @staticmethod
     def _is_closed(verb: str) -> JournalWriteError:
         return JournalWriteError(f"cannot {verb} the journal: it is closed; open it again")
+
+
+def _repeatable(fact: Fact) -> object:
+    """What makes two facts one that say that an attachment was deleted; None for those that say more.
+
+    The first DEL gives up the addresses, those that come after it only say when they began.
+    """
+    if isinstance(fact, Released) and not fact.places:
+        return fact.attachment, fact.handle
+    return fact.attachment if isinstance(fact, RangeReleased) else None

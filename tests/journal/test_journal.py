@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from ipamd.core.facts import Committed, Fact, Rebooted
+from ipamd.core.facts import Attachment, Committed, Fact, Place, RangeReleased, Rebooted, Released
 from ipamd.journal.errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -702,6 +702,20 @@ async def test_what_is_owed_is_not_synced_before_it_is_written(tmp_path: Path, j
         await journal.sync()
     await journal.sync()
     assert stored(tmp_path) == [assigned(1)]
+
+
+async def test_a_del_that_is_repeated_on_a_full_disk_is_owed_once(tmp_path: Path) -> None:
+    """Its addresses are given up as by the first, and its start is the latest; another container's is another."""
+    journal, _facts, _report = Journal.open(tmp_path, NODE, BOOT)
+    one, other = (Attachment("net", name, "eth0") for name in ("one", "other"))
+    first = Released(one, one.handle, (Place("10.0.0.0/26", 1),), 5)
+    journal.owe([first, RangeReleased(one), Released(other, other.handle, (), 4)])
+    for started in (8, *range(6, 1000), 7):
+        journal.owe([Released(one, one.handle, (), started), RangeReleased(one)])
+    journal.append([])
+    journal.close()
+    facts = [first, Released(other, other.handle, (), 4), Released(one, one.handle, (), 999), RangeReleased(one)]
+    assert Journal.open(tmp_path, NODE, BOOT)[1] == facts
 
 
 @pytest.mark.parametrize("harm", ["unlink", "replace", "truncate"])
