@@ -34,6 +34,8 @@ class Limits(Struct, frozen=True):
     """For the next request to begin."""
     send_timeout: float = 10.0
     """For a response to be taken whole."""
+    max_held: int = 64 << 20
+    """What may be kept of all clients' requests that are not whole yet."""
 
 
 def acceptor(listener: socket.socket) -> Callable[[], socket.SocketType]:
@@ -54,14 +56,30 @@ def acceptor(listener: socket.socket) -> Callable[[], socket.SocketType]:
 class Connection:
     """What the server knows of one client. Times are Trio's clock, in seconds."""
 
-    __slots__ = ("begun", "due", "parser", "peer", "poller", "replying", "scope", "sock", "unsent", "waiting_since")
+    __slots__ = (
+        "begun",
+        "due",
+        "held",
+        "limits",
+        "parser",
+        "peer",
+        "poller",
+        "replying",
+        "scope",
+        "sock",
+        "unsent",
+        "waiting_since",
+    )
 
     def __init__(self, sock: socket.SocketType, peer: Peer, limits: Limits, now: float, poller: Poller) -> None:
         self.sock = sock
         self.peer = peer
         self.poller = poller
         """Where it waits for input."""
+        self.limits = limits
         self.parser = Parser(limits.max_head, limits.max_body)
+        self.held = 0
+        """The bytes of a request that is not whole yet, as far as the server has counted them."""
         self.scope: trio.CancelScope | None = None
         """Cancelling it ends the connection, whatever its task is waiting for; None while it has no task."""
         self.begun: float | None = now

@@ -21,6 +21,10 @@ OVERLOADED: Final = serialize(
     refusal(503, Code.TRY_AGAIN_LATER, "cannot serve the connection: too many are open; try again later"),
     keep_alive=False,
 )
+FULL: Final = serialize(
+    refusal(503, Code.TRY_AGAIN_LATER, "cannot read the request: too many others have half arrived; try again later"),
+    keep_alive=False,
+)
 TOO_SLOW: Final = serialize(
     refusal(408, Code.TRY_AGAIN_LATER, "cannot read the request: it did not arrive in time; send it at once"),
     keep_alive=False,

@@ -27,17 +27,19 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum, auto
 from functools import partial
+from http import HTTPStatus
 from itertools import chain
 from math import inf
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from ipamd.api.access import UNKNOWN, Peer, own_uids, peer_of
 from ipamd.api.connection import Connection, Limits, acceptor
 from ipamd.api.http import CONTINUE, BadRequestError, Request, Response, serialize
 from ipamd.api.poller import Poller
-from ipamd.api.refusals import CRASHED, OVERLOADED, STOPPING, TOO_SLOW, refusal
+from ipamd.api.refusals import CRASHED, FULL, OVERLOADED, STOPPING, TOO_SLOW, refusal
 from ipamd.core.errors import Code
 
 Handler = Callable[[Request, Peer], Response | Awaitable[Response]]
@@ -59,6 +61,7 @@ _ACCEPT_TURN: Final = 16  # connections in a row, each perhaps with a request to
 _ACCEPT_PAUSE: Final = 0.1  # seconds; while descriptors are short, the listener stays readable
 _LINGER: Final = 2.0  # seconds in which a refused client may still send, so that it gets to read the refusal
 _LINGER_BYTES: Final = 1 << 24
+_READER_BODY: Final = 1 << 16  # bytes; no route that only reads asks for any
 _SHORT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REMEDIES: Final = {
     413: "shorten the network configuration, or raise api.max_body",
@@ -66,6 +69,7 @@ _REMEDIES: Final = {
     431: "shorten what the runtime passes in CNI_ARGS, or raise api.max_head",
 }
 """What to do about a request that is too large: usually a plugin's, whose parts the operator knows by these names."""
+_READER_REMEDY: Final = "only root and the daemon's own user may send more; use sudo"
 _ABORTED: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET}
     | {errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
@@ -99,8 +103,12 @@ class Server:
         """Those that we wait for, for a first request or the rest of one: the longest first."""
         self._guests: dict[Connection, None] = {}
         """Those of others than administrators: the oldest first."""
-        self._hosts = own_uids() | {UNKNOWN.uid}  # over TCP all are alike, and there is nothing but to read
+        self._own_uids = own_uids()
         self._max_guests = max(1, limits.max_connections // 2)
+        self._lesser = replace(limits, max_body=min(limits.max_body, _READER_BODY), max_held=limits.max_held // 2)
+        """The limits of all but administrators."""
+        self._held = 0
+        """The bytes of requests that are not whole yet, of all connections."""
         self._stop_at = inf
         self.turned_away = 0
         """How many connections were refused because too many were open."""
@@ -182,8 +190,10 @@ class Server:
 
     def _admit(self, sock: socket.SocketType, poller: Poller) -> None:
         """Start serving a connection, or turn it away if too many are busy."""
-        connection = Connection(sock, peer_of(sock), self._limits, trio.current_time(), poller)
-        guest = connection.peer.uid not in self._hosts
+        peer = peer_of(sock)
+        limits = self._limits if peer.uid in self._own_uids else self._lesser
+        guest = limits is self._lesser and peer is not UNKNOWN  # over TCP all are alike
+        connection = Connection(sock, peer, limits, trio.current_time(), poller)
         full = len(self._connections) >= self._limits.max_connections
         if (full or (guest and len(self._guests) >= self._max_guests)) and not self._evict(for_guest=guest):
             self.turned_away += 1
@@ -299,6 +309,8 @@ class Server:
         self._idle.pop(connection, None)
         self._unheard.pop(connection, None)
         self._guests.pop(connection, None)
+        self._held -= connection.held
+        connection.held = 0
 
     def _close(self, connection: Connection) -> None:
         self._forget(connection)
@@ -374,10 +386,22 @@ class Server:
         """Let a connection wait for input, unless it would be the beginning of a request and the server is to stop."""
         if self._stop_at < inf and not connection.parser.partial:
             return False
+        if not self._hold(connection):
+            return False
         connection.expect(trio.current_time(), self._limits)
         waiting = self._idle if connection.begun is None else self._unheard
         waiting.setdefault(connection)  # who sends bit by bit keeps his place
         return True
+
+    def _hold(self, connection: Connection) -> bool:
+        """Count what is kept of a request that is not whole; tell the client if all of them together are too much."""
+        held = connection.parser.buffered
+        self._held += held - connection.held
+        connection.held = held
+        if not held or self._held <= max(connection.limits.max_held, held):  # there is always room for one
+            return True
+        connection.send(FULL)
+        return False
 
     def _heard(self, connection: Connection) -> None:
         """There is input, or the end of it."""
@@ -427,7 +451,8 @@ class Server:
 
     async def _watch(self, connection: Connection, handling: trio.CancelScope) -> None:
         """Cancel the handling when the client hangs up. What it sends ahead is kept, up to one request's size."""
-        while connection.parser.buffered < self._limits.max_head + self._limits.max_body:
+        limits = connection.limits
+        while connection.parser.buffered < limits.max_head + limits.max_body:
             await trio.lowlevel.wait_readable(connection.sock)
             data = connection.receive()
             if data:
@@ -438,9 +463,10 @@ class Server:
 
     async def _refuse(self, connection: Connection, error: BadRequestError) -> bool:
         """Answer a request that cannot be read, and let the client finish sending so that it reads the answer."""
-        response = refusal(
-            error.status, Code.UNDECODABLE, f"{error}; {_REMEDIES.get(error.status, 'correct the client')}"
-        )
+        remedy = _REMEDIES.get(error.status, "correct the client")
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and connection.limits is self._lesser:
+            remedy = _READER_REMEDY
+        response = refusal(error.status, Code.UNDECODABLE, f"{error}; {remedy}")
         connection.begun = None
         if not connection.send(serialize(response, keep_alive=False)) or not await self._drain(connection):
             return False

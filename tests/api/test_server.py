@@ -603,6 +603,52 @@ async def test_a_reader_that_waits_is_told_why_it_has_to_go(tmp_path, arriving):
         assert (cancelled, run.server.connections, run.server.turned_away) == (["/0"], 4, 2)
 
 
+async def test_a_reader_sends_no_large_body(tmp_path, arriving):
+    """Before it is read, let alone kept; an administrator's is limited by the configuration."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    async with running(tmp_path, limits=Limits()) as run:
+        arriving += [READER, READER]
+        small, large = await run.connect(), await run.connect()
+        assert await small.ask(head % 65536 + b"x" * 65536) == (200, b"/" + b"x" * 65536)
+        status, body = await large.ask(head % 65537)
+        assert status == 413
+        assert msgspec.json.decode(body)["msg"] == (
+            "cannot read the request: its body is longer than 65536 bytes; "
+            "only root and the daemon's own user may send more; use sudo"
+        )
+        administrator = await run.connect()
+        assert await administrator.ask(head % 65537 + b"x" * 65537) == (200, b"/" + b"x" * 65537)
+
+
+async def test_what_is_kept_of_half_requests_is_bounded(tmp_path, arriving):
+    """Whoever sends more when all together have sent much is told to come again later; those who were first are served.
+
+    Readers reach the bound sooner, so that they take nothing from administrators.
+    """
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
+    half = head + b"x" * 40000
+    async with running(tmp_path, limits=Limits(max_held=200_000)) as run:
+
+        def kept():
+            return sum(connection.parser.buffered for connection in run.server._connections)
+
+        arriving += [READER] * 4
+        clients = []
+        for number in range(9):
+            clients.append(await run.connect())
+            await clients[-1].send(half)
+            await wait_all_tasks_blocked(0.01)
+            assert kept() == 40000 * (min(number + 1, 2) + max(0, min(number - 3, 3)))
+        for late in (2, 3, 7, 8):
+            assert await overloaded(clients[late])
+        for early in (0, 1, 4, 5, 6):
+            assert (await clients[early].ask(b"x" * 10000))[0] == 200
+        again = await run.connect()
+        await again.send(half)
+        assert (await again.ask(b"x" * 10000))[0] == 200
+        assert run.server._held == kept() == 0
+
+
 class Faulty(socket.socket):
     """A listener whose first accepts fail."""
 

@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,28 @@ def test_ten_thousand_clients_that_say_nothing_keep_no_pod_waiting(
         )
         assert open_now > kept
         assert crowded < MANY_TIMES * alone
+
+
+def test_half_sent_requests_take_little_memory(tmp_path: Path) -> None:
+    """Of 500 MiB that 500 clients send of requests that never end little more than 64 MiB are kept, and pods are served."""
+    half = b"POST /v1/cni HTTP/1.1\r\nHost: ipamd\r\nContent-Length: 1048576\r\n\r\n" + b"x" * 1_000_000
+    with Daemon(tmp_path / "d", "node-a", *POOLS) as daemon, ExitStack() as stack:
+        before = peak_memory(daemon)
+        for _ in range(500):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TEN_SECONDS)
+            client.connect(str(daemon.socket))
+            with suppress(BrokenPipeError, ConnectionResetError):
+                client.sendall(half)
+        status, body = daemon.post("ADD", "a")
+        assert status == 200, body
+        assert peak_memory(daemon) - before < 128
+
+
+def peak_memory(daemon: Daemon) -> int:
+    """The most memory that a daemon has had, in MiB."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def poll_events(directory: Path, gid: int, connections: int) -> int:
