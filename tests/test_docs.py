@@ -1,6 +1,7 @@
 """The pages in ``docs``: every test and module that they name exists."""
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import click
 import pytest
 
 from ipamd.ctl import pages
+from ipamd.ctl.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -64,6 +66,26 @@ def test_every_command_is_in_the_pages() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert all(option in reference for option in parameter.opts)
+
+
+def test_each_example_of_the_reference_is_understood() -> None:
+    """Command, arguments and flags of every line are those of the program; nothing is run."""
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", pages.REFERENCE.read_text(), re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("ipamctl ")
+    ]
+    assert len(lines) > 80
+    for line in lines:
+        words = shlex.split(line.partition(" > ")[0].partition(" | ")[0], comments=True)
+        command: click.Command = cli
+        context, rest = click.Context(cli, info_name="ipamctl"), words[1:]
+        while isinstance(command, click.Group):
+            _name, found, rest = command.resolve_command(context, rest)
+            assert found is not None, line
+            command, context = found, click.Context(found, parent=context)
+        command.parse_args(click.Context(command, resilient_parsing=False), rest)
 
 
 def test_the_manual_page_is_printed_as_it_is_meant(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ _DRAIN = """\
 async def drain(target: Target, wait: float, output: Output) -> None:
     """Give back all that no pod holds, and assign nothing from now on: the first step to take ipamd off a node.
 
-    With --wait the exit code is 1 if it is not done in time. `ipamctl undrain` or a restart of the daemon ends it.
+    With --wait the exit code is 1 if it is not done in time. `ipamctl undrain` ends it, a restart does not.
     """
     import trio
 
