@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from ipamd.config.schema import Reserve
 from ipamd.core.supply import SPARE, SPARE_FROM
-from tests.docs.walk import DOCS
+from tests.docs.walk import DOCS, LONG
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 
@@ -62,6 +62,7 @@ async def taken(pods: int, prefix: int, pause: float) -> int:
         return len(owned)
 
 
+@LONG
 @pytest.mark.parametrize("prefix", SIZES)
 @pytest.mark.parametrize("pods", [10, 30, 46, 60, 110, 250])
 async def test_a_node_takes_as_many_blocks(autojump_clock: MockClock, prefix: int, pods: int) -> None:
