@@ -52,7 +52,7 @@ def amount(rounds: int) -> Amount:
     return Amount(
         processes.Amount(rounds, processes.HELD, {100: 2 if few else 7, 1000: 1 if few else 3}),
         loads.CONNECTIONS, 1 if few else 5, 500 if few else 5000, 1000,
-        claims.SIZES, 3 if few else 15, starts.SIZES, 2 if few else 7, 2.0 if few else 20.0, 2 if few else 7,
+        claims.SIZES, 3 if few else 15, starts.SIZES, 2 if few else 7, 2.0 if few else 10.0, 2 if few else 7,
     )  # fmt: skip
 
 
