@@ -86,8 +86,8 @@ START_GRACE = 30.0
 must boot, and what waits for us may be what etcd waits for."""
 
 RANGES_UNKNOWN = (
-    ", which may not be all: addresses of ranges that are unknown here may be given out again; recreate the pods that "
-    "have such an address and are not in /v1/allocations"
+    ", and what the container runtime's cache shows in use, which may not be all: addresses of ranges that are unknown "
+    "here may be given out again; recreate the pods that have such an address and are not in /v1/allocations"
 )
 """Added to what is said of a damaged state file, unless every byte of its records could be read."""
 

@@ -2,7 +2,8 @@
 
 Their ADD was acknowledged, and the state file lost before the store was told. Each is taken back where the store has
 it for this node: in the reserve, this instance's or a lost one's, under the container's own handle, or free in a
-block of this node. Where somebody else has it, that is told with both names. Nothing is ever given up here.
+block of this node. An address of host-local ranges, which no store knows, is taken back unless another
+attachment has it here. Where somebody else has it, that is told with both names. Nothing is ever given up here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,18 +14,22 @@ from ipamd.core import requested
 from ipamd.core.address import Cidr, format_address
 from ipamd.core.block import Block
 from ipamd.core.clock import THIS_BOOT, Now
-from ipamd.core.facts import Assigned, Attachment, Place
+from ipamd.core.facts import Assigned, Attachment, Place, RangeAssigned
 from ipamd.core.ledger import Ledger
-from ipamd.core.ranges import Address
+from ipamd.core.ranges import Address, read_address
 from ipamd.core.records import BlockRecord
 
 
 class Living(Struct, frozen=True):
-    """An attachment that the runtime knows, its addresses, and the labels of its allocation (pod, namespace)."""
+    """An attachment that the runtime knows, its addresses, and the labels of its allocation (pod, namespace).
+
+    ``ranged``: by its network's configuration they are of host-local ranges.
+    """
 
     attachment: Attachment
     addresses: tuple[Address, ...]
     labels: dict[str, str]
+    ranged: bool = False
 
     @property
     def subject(self) -> str:
@@ -37,7 +42,7 @@ class Living(Struct, frozen=True):
 class Regained(Struct, frozen=True):
     """The facts to make durable, and the blocks of pools that the ledger does not have and that are to be read."""
 
-    facts: list[Assigned]
+    facts: list[Assigned | RangeAssigned]
     unseen: set[Cidr]
 
 
@@ -47,20 +52,44 @@ def regain(ledger: Ledger, living: Iterable[Living], now: Now) -> Regained:
     for each in living:
         if each.attachment in ledger.tombstones or each.attachment in ledger.ranges.holdings:
             continue
-        places: list[Place] = []
-        for address in each.addresses if each.attachment not in ledger.holdings else ():
-            block = _block(ledger, address)
-            if block is not None:
-                if _may_take(block, address[1] - block.net.base, each.attachment.handle):
-                    places.append(block.place(address[1] - block.net.base))
-            else:
-                found.unseen.update(_cut(ledger, address))
-        if places:
-            handle = each.attachment.handle
-            assigned = Assigned(each.attachment, handle, tuple(places), each.labels, now.unix, THIS_BOOT)
+        assigned = _of_ranges(ledger, each, now) if each.ranged else _of_pools(ledger, each, now, found.unseen)
+        if assigned is not None:
             ledger.apply(assigned)
             found.facts.append(assigned)
     return found
+
+
+def _of_pools(ledger: Ledger, each: Living, now: Now, unseen: set[Cidr]) -> Assigned | None:
+    places: list[Place] = []
+    for address in each.addresses if each.attachment not in ledger.holdings else ():
+        block = _block(ledger, address)
+        if block is None:
+            unseen.update(_cut(ledger, address))
+        elif _may_take(block, address[1] - block.net.base, each.attachment.handle):
+            places.append(block.place(address[1] - block.net.base))
+    if not places:
+        return None
+    return Assigned(each.attachment, each.attachment.handle, tuple(places), each.labels, now.unix, THIS_BOOT)
+
+
+def _of_ranges(ledger: Ledger, each: Living, now: Now) -> RangeAssigned | None:
+    """Of a network that is served here, or may be: a state file that has not seen the store may be a lost one's heir.
+
+    Of others the reference plugin gives out the addresses, whose DEL would never come here.
+    """
+    if ledger.revision and each.attachment.network not in ledger.ranges.networks:
+        return None
+    texts = [format_address(*address) for address in each.addresses]
+    free = {read_address(text): text for text in texts if _holder(ledger, each, text) is None}
+    if not free:
+        return None
+    return RangeAssigned(each.attachment, tuple(free.values()), each.labels, now.unix, THIS_BOOT)
+
+
+def _holder(ledger: Ledger, each: Living, text: str) -> Attachment | None:
+    """Who has an address of ranges in the attachment's network."""
+    network = ledger.ranges.networks.get(each.attachment.network)
+    return None if network is None else network.holders.get(read_address(text))
 
 
 def conflicts(ledger: Ledger, living: Iterable[Living], others: Mapping[Cidr, BlockRecord]) -> list[str]:
@@ -79,6 +108,9 @@ def _may_take(block: Block, ordinal: int, handle: str) -> bool:
 
 
 def _conflicts(ledger: Ledger, each: Living, others: Mapping[Cidr, BlockRecord]) -> Iterator[str]:
+    if each.ranged or each.attachment in ledger.ranges.holdings:
+        yield from _conflicts_in_ranges(ledger, each)
+        return
     for address in each.addresses:
         block = _block(ledger, address)
         holder = None if block is None else block.desired.get(address[1] - block.net.base)
@@ -93,6 +125,14 @@ def _conflicts(ledger: Ledger, each: Living, others: Mapping[Cidr, BlockRecord])
         if block is not None and (owner.handle == block.reserve_handle or owner.handle in block.stranded.values()):
             continue
         yield _finding(each, address, f"the store gives it to {requested.stranger(owner)}")
+
+
+def _conflicts_in_ranges(ledger: Ledger, each: Living) -> Iterator[str]:
+    for address in each.addresses:
+        holder = _holder(ledger, each, format_address(*address))
+        if holder is not None and holder != each.attachment:
+            other = Living(holder, (), ledger.ranges.holdings[holder].labels)
+            yield _finding(each, address, f"this node gave it to {other.subject} in network {holder.network}")
 
 
 def _finding(each: Living, address: Address, other: str) -> str:

@@ -26,6 +26,7 @@ MAX_FILES = 10_000
 MAX_BYTES = 1 << 20
 """The largest file that is read: a result with its configuration has a few KB."""
 _KIND = "cniCacheV1"
+_NOTHING = msgspec.Raw(b"null")
 
 
 class Containers:
@@ -58,6 +59,22 @@ class _Result(Struct, frozen=True):
     ip6: _OldAddress | None = None
 
 
+class _Ipam(Struct, frozen=True):
+    type: str = ""
+    subnet: object = None
+    ranges: object = None
+
+
+class _Plugin(Struct, frozen=True):
+    ipam: _Ipam | None = None
+
+
+class _Config(_Plugin, frozen=True):
+    """A network's configuration: of one plugin, or a list of them."""
+
+    plugins: list[_Plugin] = []
+
+
 class _Cached(Struct, frozen=True):
     kind: str
     containerId: str  # noqa: N815 - libcni's field name
@@ -65,6 +82,8 @@ class _Cached(Struct, frozen=True):
     networkName: str  # noqa: N815 - libcni's field name
     cniArgs: list[tuple[str, str]] | None = None  # noqa: N815 - libcni's field name
     result: _Result | None = None
+    config: msgspec.Raw = _NOTHING
+    capabilityArgs: msgspec.Raw = _NOTHING  # noqa: N815 - libcni's field name
 
 
 _decode = msgspec.json.Decoder(_Cached).decode
@@ -99,7 +118,22 @@ def _read(path: Path) -> Living | None:
     except (OSError, ValueError, RecursionError):  # a msgspec error is a ValueError
         return None
     attachment = Attachment(cached.networkName, cached.containerId, cached.ifName)
-    return Living(attachment, addresses, _labels(dict(cached.cniArgs or ())))
+    return Living(attachment, addresses, _labels(dict(cached.cniArgs or ())), _is_of_ranges(cached))
+
+
+def _is_of_ranges(cached: _Cached) -> bool:
+    """Whether the addresses are of host-local ranges, as a request with this configuration is: never of a pool."""
+    try:
+        config = msgspec.json.decode(msgspec.json.decode(cached.config, type=bytes), type=_Config)
+        given = msgspec.json.decode(cached.capabilityArgs, type=dict[str, msgspec.Raw] | None) or {}
+    except (ValueError, RecursionError):
+        return False
+    return any(
+        plugin.ipam.type == "host-local"
+        or (plugin.ipam.type == "ipamd" and (plugin.ipam.subnet or plugin.ipam.ranges or "ipRanges" in given))
+        for plugin in (config, *config.plugins)
+        if plugin.ipam is not None
+    )
 
 
 def _texts(result: _Result) -> list[str]:

@@ -10,7 +10,7 @@ import trio
 
 from ipamd.core.address import Cidr
 from ipamd.core.clock import Now
-from ipamd.core.facts import Fact
+from ipamd.core.facts import Fact, RangeAssigned
 from ipamd.core.leaks import Leak, Leaks
 from ipamd.core.leaks import release as release_all
 from ipamd.core.ledger import Ledger
@@ -113,8 +113,11 @@ class Survey:
         found = regain(self._ledger, self._living.values(), self._now())
         self.findings = conflicts(self._ledger, self._living.values(), self._others)
         for fact in found.facts:
-            addresses = [self._ledger.blocks[place.block].address(place.ordinal) for place in fact.places]
-            values = {"addresses": " ".join(addresses), "handle": fact.handle}
+            if isinstance(fact, RangeAssigned):
+                addresses = list(fact.addresses)
+            else:
+                addresses = [self._ledger.blocks[place.block].address(place.ordinal) for place in fact.places]
+            values = {"addresses": " ".join(addresses), "handle": fact.attachment.handle}
             self._report("took back addresses of a living container that the state file does not know", values)
         if found.facts:
             self._keep(found.facts)

@@ -5,7 +5,7 @@ import pytest
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
-from ipamd.core.facts import Assigned, Attachment, Committed, Place
+from ipamd.core.facts import Assigned, Attachment, Committed, Place, RangeAssigned, RangeCursors
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import BlockRecord
 from ipamd.core.regain import Living, conflicts, regain
@@ -43,6 +43,7 @@ def ledger() -> Ledger:
 def test_what_this_node_has_in_any_way_is_taken_back(ledger: Ledger, container: str, ordinal: int) -> None:
     """In the reserve, in a lost one, under the container's handle, or free in the node's block: it is the pod's."""
     (fact,) = regain(ledger, [living(container, ordinal)], NOW).facts
+    assert isinstance(fact, Assigned)
     assert (fact.handle, fact.places) == (f"net.{container}", (Place(CIDR, ordinal),))
     assert fact.labels == {"namespace": "default", "pod": f"pod-{container}"}
     block = ledger.blocks[CIDR]
@@ -131,3 +132,58 @@ def test_a_del_that_was_kept_while_the_daemon_was_away_still_ends_it(ledger: Led
     assert isinstance(fact, Assigned)
     assert ledger.delete(fact.attachment, "", 5).facts
     assert ledger.holdings == {}
+
+
+def ranged(container: str, *hosts: int, network: str = "lan") -> Living:
+    """A container that lives with these addresses of the ranges of a network, which a pool has as well."""
+    addresses = tuple((4, 0x0A000000 + host) for host in hosts)
+    return Living(Attachment(network, container, "eth0"), addresses, {"namespace": "default", "pod": container}, True)
+
+
+@pytest.fixture
+def heir() -> Ledger:
+    """A node with a new state file, which has not heard of the store yet."""
+    return Ledger("n1", ReservePolicy(), None, "bbbbbbbb")
+
+
+def test_an_address_of_ranges_is_taken_back_though_no_store_knows_it(heir: Ledger) -> None:
+    """It is the container's again, also after a restart, until its DEL; no pool has a part in it, a second look none."""
+    lost = [ranged("a", 2, 2, 300), ranged("b", 2, network="other")]
+    found = regain(heir, lost, NOW)
+    assert [(fact.attachment.container, fact.addresses) for fact in found.facts if isinstance(fact, RangeAssigned)] == [
+        ("a", ("10.0.0.2", "10.0.1.44")),
+        ("b", ("10.0.0.2",)),
+    ]
+    assert found.unseen == set()
+    assert heir.holdings == {}
+    again = Ledger("n1", ReservePolicy(), None, "bbbbbbbb")
+    again.replay(heir.checkpoint())
+    assert again.ranges.holdings == heir.ranges.holdings
+    assert regain(heir, lost, NOW).facts == []
+    assert conflicts(heir, lost, {}) == []
+    assert heir.delete(lost[0].attachment, "", NOW.boot).facts
+    assert regain(heir, lost, NOW).facts == []
+    assert heir.ranges.networks["lan"].holders == {}
+
+
+def test_later_ranges_are_taken_back_of_networks_that_are_served_here(ledger: Ledger) -> None:
+    """In others the reference plugin gives out the addresses, beside ipamd's pools: none of these is ever held here."""
+    assert regain(ledger, [ranged("a", 2)], NOW).facts == []
+    assert ledger.holdings == {}
+    ledger.apply(RangeCursors("lan", {0: "10.0.0.1"}))
+    assert regain(ledger, [ranged("a", 2), ranged("b", 2, network="other")], NOW).facts != []
+    assert [held.network for held in ledger.ranges.holdings] == ["lan"]
+
+
+def test_an_address_of_ranges_that_another_has_is_told_and_not_taken(heir: Ledger) -> None:
+    """Nobody loses what the state file says; both are named."""
+    regain(heir, [ranged("first", 2)], NOW)
+    held = dict(heir.ranges.holdings)
+    second = ranged("second", 2)
+    assert regain(heir, [second], NOW).facts == []
+    assert heir.ranges.holdings == held
+    (finding,) = conflicts(heir, [second], {})
+    assert finding == (
+        "address 10.0.0.2 has two holders: the container runtime says default/second (container second) on this node, "
+        "and this node gave it to default/first (container first) in network lan; delete one of the two pods"
+    )

@@ -9,6 +9,7 @@ from tests.calico_state import agreed
 from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
+from tests.runtime.results import cached
 
 pytestmark = pytest.mark.real
 
@@ -113,3 +114,30 @@ def test_addresses_of_ranges_are_held_as_the_whole_records_say(etcd: EtcdProcess
     assert not [addresses for addresses in fresh if addresses in held.values()]
     daemon.delete("c0", ranges, name="host-local")
     assert "c0" not in {view["container"] for view in daemon.get("/v1/allocations")}
+
+
+@pytest.mark.parametrize("harm", ["one record", "the file"])
+def test_addresses_of_ranges_are_taken_back_from_the_runtime(
+    etcd: EtcdProcess, start: Start, tmp_path: Path, harm: str
+) -> None:
+    """What the file does not tell any more the cache of results does: nobody loses it, and nobody else gets it."""
+    ranges = network(kind="host-local", subnet="10.9.0.0/28")
+    results = tmp_path / "results"
+    daemon = start("node-a", *POOLS, "--runtime-results-dir", str(results))
+    held = {f"c{number}": daemon.add(f"c{number}", ranges, name="host-local") for number in range(6)}
+    for container, addresses in held.items():
+        cached(results, container, addresses, ipam=ranges["ipam"])
+    daemon.kill()
+    path = daemon.directory / "state" / "state"
+    if harm == "the file":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        at = data.index(b"10.9.0.4")
+        path.write_bytes(data[:at] + b"9" + data[at + 1 :])
+    daemon.start()
+    assert daemon.log.read_text().count("took back addresses of a living container") == (6 if harm == "the file" else 1)
+    assert {container: daemon.add(container, ranges, name="host-local") for container in held} == held
+    fresh = [daemon.add(f"fresh{number}", ranges, name="host-local") for number in range(7)]
+    assert not [addresses for addresses in fresh if addresses in held.values()]
+    assert daemon.plugin("ADD", "one-more", ranges, name="host-local").json["code"] == 106

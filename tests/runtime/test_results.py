@@ -24,6 +24,31 @@ def test_a_file_tells_who_lives_with_which_addresses(tmp_path: Path, version: st
     assert read_results(tmp_path) == {path.name: Living(attachment, ADDRESSES, labels)}
 
 
+@pytest.mark.parametrize("chained", [False, True], ids=["one plugin", "a list"])
+@pytest.mark.parametrize(
+    ("ipam", "capabilities", "ranged"),
+    [
+        ({"type": "calico-ipam", "subnet": "10.9.0.0/24"}, {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}, False),
+        ({"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/24"}]]}, None, True),
+        ({"type": "host-local"}, None, True),
+        ({"type": "ipamd"}, None, False),
+        ({"type": "ipamd", "subnet": "10.9.0.0/24"}, None, True),
+        ({"type": "ipamd", "ranges": [[{"subnet": "10.9.0.0/24"}]]}, None, True),
+        ({"type": "ipamd"}, {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]}, True),
+        ({"type": "other", "ranges": [[{"subnet": "10.9.0.0/24"}]]}, None, False),
+        ({"type": 7}, None, False),
+        ([], None, False),
+        ({"type": "ipamd"}, ["ipRanges"], False),
+    ],
+)
+def test_the_configuration_tells_whether_an_address_is_of_ranges(
+    tmp_path: Path, ipam: object, capabilities: object, ranged: bool, chained: bool
+) -> None:
+    """As it decides in a request; what cannot be understood is not of ranges, and its container lives all the same."""
+    path = cached(tmp_path, "c1", ["10.9.0.1"], ipam=ipam, capabilities=capabilities, chained=chained)
+    assert read_results(tmp_path)[path.name].ranged == ranged
+
+
 def test_names_alone_tell_which_containers_live(tmp_path: Path) -> None:
     """Whatever the network is called, and also if the file cannot be read; a part of an id is no id."""
     cached(tmp_path, "abc", ["10.0.0.1"])
