@@ -315,6 +315,19 @@ def test_upgrade(cluster: Cluster) -> None:
         assert node.add("web") == [address]
         wait_for(lambda: not node.get("/v1/status")["flush"]["unflushed"])
         page.run()
+    wait_for(lambda: json.loads(node.request("POST", "/v1/drain")[1])["drained"])
+    node.stop()
+    shutil.rmtree(node.directory / "state")
+    node.start()
+    assert node.add("web") == [address], "drained, and begun anew with an empty folder"
+    assert "quarantined" not in node.log.read_text()
+
+
+def test_ipv6_alone(cluster: Cluster) -> None:
+    """Without any IPv4 pool."""
+    node = cluster.start("node-a", "--default-pools-ipv6-cidr", "fd00:10:244::/64")
+    (address,) = node.add("web", network(assign_ipv4="false", assign_ipv6="true"))
+    assert lies_in(address, "fd00:10:244::/64")
 
 
 def test_troubleshooting(cluster: Cluster) -> None:
