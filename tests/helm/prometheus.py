@@ -17,7 +17,9 @@ import msgspec
 from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.etcd_process import free_port
 
-RULES = Path(__file__).resolve().parent.parent.parent / "helm" / "ipamd" / "files" / "rules.yaml"
+FILES = Path(__file__).resolve().parent.parent.parent / "helm" / "ipamd" / "files"
+RULES = FILES / "rules.yaml"
+DASHBOARD = json.loads((FILES / "dashboard.json").read_text())
 RANGES = {**network(kind="host-local", ranges=[[{"subnet": "10.9.0.0/16"}]]), "name": "ranges"}
 
 
@@ -33,6 +35,7 @@ class Prometheus:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._directory.mkdir(exist_ok=True)
         shutil.copy(RULES, self._directory)
         job = {"job_name": "ipamd", "static_configs": [{"targets": [f"127.0.0.1:{self._scraped}"]}]}
         config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yaml"]}

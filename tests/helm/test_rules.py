@@ -1,6 +1,5 @@
 """Recording rules, alerts and dashboard: checked by promtool, run in a real Prometheus that scrapes a real daemon."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -11,16 +10,15 @@ import msgspec
 import pytest
 
 from tests.daemon_process import wait_for
-from tests.helm.prometheus import RULES, Prometheus
+from tests.helm.prometheus import DASHBOARD, RULES, Prometheus
+from tests.helm.screenshot import PANELS
 from tests.systemd.service_manager import missing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FILES = ROOT / "helm" / "ipamd" / "files"
 TESTS = ROOT / "tests" / "helm" / "rules_test.yaml"
 (GROUP,) = msgspec.yaml.decode(RULES.read_bytes())["groups"]
 ALERTS = {rule["alert"]: rule for rule in GROUP["rules"] if "alert" in rule}
 RECORDED = {rule["record"]: rule for rule in GROUP["rules"] if "record" in rule}
-DASHBOARD = json.loads((FILES / "dashboard.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
@@ -77,6 +75,14 @@ def test_what_is_asked_for_exists() -> None:
     assert asked <= documented()
     page = (ROOT / "docs" / "metrics.md").read_text().partition("\n## Of all nodes together\n")[2]
     assert re.findall(r"^\| `([\w:]+)` \|", page, re.MULTILINE) == list(RECORDED)
+
+
+def test_the_picture_of_the_documentation_shows_panels_of_the_dashboard() -> None:
+    """It can be taken again (``python -m tests.helm.screenshot``), and costs a reader little."""
+    assert set(PANELS) <= {panel["title"] for panel in DASHBOARD["panels"]}
+    picture = (ROOT / "docs" / "pictures" / "dashboard.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n")
+    assert len(picture) < 200_000
 
 
 @pytest.fixture(scope="module")
