@@ -3,7 +3,7 @@
 #   make run     the daemon in the foreground, without root, everything under .run/
 #   make test    all tests, linters and type checks
 #   make demo    as root: a cluster of three nodes on this machine, shown in half a minute, and gone again
-#   make e2e     as root: real containers of a containerd of its own, through crashes, upgrades and reboots; a quarter of an hour
+#   make e2e     as root, half an hour: real containers of a real containerd, through crashes, upgrades and reboots; the image
 #   make bench   the benchmark, eight minutes; writes .run/bench.md, .json and .svg; ROUNDS=100 is quicker, PARTS="starts ..."
 #                leaves others out, CALICO_IPAM=path compares with Calico's own plugin
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages

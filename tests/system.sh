@@ -19,6 +19,9 @@ if [ -n "${CI:-}${IPAMD_E2E:-}" ]; then
     command -v runc >/dev/null 2>&1 || need runc
     { program=$(command -v busybox) && ! ldd "$program" >/dev/null 2>&1; } || need busybox-static
 fi
+if [ -n "${IPAMD_E2E:-}" ]; then
+    command -v debootstrap >/dev/null 2>&1 || need debootstrap
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -29,6 +29,10 @@ PTP = {
 """The gateways lie outside of the pools; the mask puts the IPv4 one on a pod's link, as ``ptp`` needs it."""
 
 
+HOST_NETWORK = os.open("/proc/self/ns/net", os.O_RDONLY)
+"""That of this process when the tests begin."""
+
+
 class Node:
     """A machine with its daemon and its runtime; ``pods`` are those that were started and not stopped, by name."""
 
@@ -95,6 +99,12 @@ def fabric() -> Fabric:
     if "PYTEST_XDIST_WORKER" not in os.environ:  # else it is done
         assert leave_network()
     return Fabric()
+
+
+@pytest.fixture(scope="session")
+def host_network() -> list[str]:
+    """What to put before a command that is to reach the packages' servers."""
+    return ["nsenter", f"--net=/proc/{os.getpid()}/fd/{HOST_NETWORK}", "--"]
 
 
 @pytest.fixture

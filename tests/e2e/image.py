@@ -1,6 +1,5 @@
 """OCI images made by hand, as archives for ``ctr images import``: one layer, one manifest, no registry."""
 
-import gzip
 import hashlib
 import io
 import json
@@ -30,37 +29,42 @@ def busybox(folder: Path) -> Path:
 
 def archive(root: Path, name: str, file: Path, config: dict[str, Any]) -> None:
     """Write the image ``name`` of a root file system; ``config`` as in the image specification (Entrypoint, Env, Cmd)."""
-    layer = _layer(root)
-    packed = gzip.compress(layer, 1)
-    blobs: dict[str, bytes] = {}
-    settings = _blob(blobs, json.dumps({
+    layer = file.with_suffix(".layer")
+    with tarfile.open(layer, "w") as tar:
+        for path in sorted(root.iterdir()):
+            tar.add(path, path.name)
+    with layer.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    whole = _described(digest, layer.stat().st_size, "layer.v1.tar")
+    settings = json.dumps({
         "architecture": ARCHITECTURE, "os": "linux", "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-    }).encode(), "application/vnd.oci.image.config.v1+json")  # fmt: skip
-    content = _blob(blobs, packed, "application/vnd.oci.image.layer.v1.tar+gzip")
-    kind = "application/vnd.oci.image.manifest.v1+json"
-    manifest = {"schemaVersion": 2, "mediaType": kind, "config": settings, "layers": [content]}
-    entry = _blob(blobs, json.dumps(manifest).encode(), kind)
-    entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+        "rootfs": {"type": "layers", "diff_ids": [whole["digest"]]},
+    }).encode()  # fmt: skip
+    described = _described(hashlib.sha256(settings).hexdigest(), len(settings), "config.v1+json")
+    manifest = json.dumps(
+        {"schemaVersion": 2, "mediaType": _kind("manifest.v1+json"), "config": described, "layers": [whole]}
+    )
+    entry = _described(hashlib.sha256(manifest.encode()).hexdigest(), len(manifest), "manifest.v1+json")
+    entry["annotations"] = {"io.containerd.image.name": name}
     with tarfile.open(file, "w") as out:
         _add(out, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         _add(out, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
-        for digest, data in blobs.items():
-            _add(out, f"blobs/sha256/{digest}", data)
+        _add(out, _blob(described), settings)
+        _add(out, _blob(entry), manifest.encode())
+        out.add(layer, _blob(whole))
+    layer.unlink()
 
 
-def _layer(root: Path) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for path in sorted(root.iterdir()):
-            tar.add(path, path.name)
-    return out.getvalue()
+def _kind(name: str) -> str:
+    return f"application/vnd.oci.image.{name}"
 
 
-def _blob(blobs: dict[str, bytes], data: bytes, kind: str) -> dict[str, Any]:
-    digest = hashlib.sha256(data).hexdigest()
-    blobs[digest] = data
-    return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
+def _described(digest: str, size: int, kind: str) -> dict[str, Any]:
+    return {"mediaType": _kind(kind), "digest": f"sha256:{digest}", "size": size}
+
+
+def _blob(described: dict[str, Any]) -> str:
+    return "blobs/" + described["digest"].replace(":", "/")
 
 
 def _add(out: tarfile.TarFile, name: str, data: bytes) -> None:

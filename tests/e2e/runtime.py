@@ -57,7 +57,7 @@ class Pod(NamedTuple):
 class Runtime:
     """containerd on ``machine``, from ``start`` to the machine's end; ``network``: the plugin of its CNI configuration.
 
-    ``environment`` is what plugins get besides. ``names``: those under which ipamd's plugin is installed.
+    ``environment`` is what plugins get besides. ``names``: those under which ipamd's plugin is installed, if it is.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class Runtime:
 
     def replace_plugin(self) -> None:
         """Install ipamd's plugin, also over one that is in use."""
-        install(self.machine.disk / "bin", self._names)
+        if self._names:
+            install(self.machine.disk / "bin", self._names)
 
     def start(self) -> None:
         """Start containerd and wait until it answers, with the sandboxes' image if it does not have it."""
