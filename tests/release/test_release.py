@@ -28,6 +28,7 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from ipamd.metrics import Metrics
 from release import versions
+from tests.daemon_process import POOLS, Daemon, network
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ELF_SECTION_TABLES = {"symbols": 2, "dynamic": 6}
@@ -135,6 +136,25 @@ def test_the_wheel_has_the_plugin_static_and_stripped(wheel: zipfile.ZipFile, ar
     kinds = {int.from_bytes(elf[start + i * size + 4 :][:4], "little") for i in range(count)}
     assert kinds.isdisjoint(ELF_SECTION_TABLES.values())
     assert kinds
+
+
+@pytest.mark.real
+def test_the_plugin_for_arm64_asks_a_daemon(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Emulated, where the host can: ADD and DEL through the very file of the wheel."""
+    emulator = shutil.which("qemu-aarch64-static")
+    if emulator is None:
+        pytest.skip("there is no qemu-aarch64-static to run it with; install qemu-user-static")
+    plugin = tmp_path / "plugin"
+    plugin.write_bytes(wheel.read("ipamd/cni/bin/ipamd-cni-aarch64"))
+    plugin.chmod(0o755)
+    with Daemon(tmp_path / "d", "node-a", *POOLS) as daemon:
+        for command, held in (("ADD", 1), ("DEL", 0)):
+            env = {"CNI_COMMAND": command, "CNI_CONTAINERID": "a", "CNI_NETNS": "/x", "CNI_IFNAME": "eth0"}
+            env |= {"CNI_PATH": "/opt/cni/bin", "IPAMD_SOCKET": str(daemon.socket)}
+            config = json.dumps(network()).encode()
+            done = subprocess.run([emulator, plugin], env=env, input=config, capture_output=True, check=False)
+            assert done.returncode == 0, done.stdout
+            assert len(daemon.get("/v1/allocations")) == held
 
 
 def test_what_is_not_committed_is_not_in_it(made: Path) -> None:
