@@ -49,7 +49,8 @@ enum {
     CONNECT_MS = 5000,     /* a restart of the daemon takes less */
     CONNECT_DEL_MS = 1000, /* the longest for a DEL, which can be kept instead */
     SPOOL_LIMIT = 10000,   /* DELs kept: more than any node has pods */
-    ANSWER_MS = 60000,     /* kubelet gives up on the whole sandbox after two minutes or more */
+    ANSWER_MS = 60000,     /* the longest for the answer, and for standard input before: kubelet gives up on the whole
+                              sandbox after two minutes or more */
     FIRST_WAIT_MS = 5,
     LONGEST_WAIT_MS = 100,
     EXCERPT = 200, /* bytes of a foreign answer quoted in an error */
@@ -253,18 +254,21 @@ static bool is(struct slice s, const char *text)
 
 /* ---- the configuration on standard input ---- */
 
-static void read_configuration(void)
+/* Until the end of it, or the deadline: a runtime that died may leave the other end open with somebody else. */
+static void read_configuration(int64_t deadline)
 {
     for (;;) {
+        int count = poll(&(struct pollfd){.fd = STDIN_FILENO, .events = POLLIN}, 1, left_until(deadline));
+        if (count == 0)
+            FAIL(IO_FAILURE, "", "cannot read the network configuration from standard input: it did not end in time"
+                 "; run the plugin as a container runtime does, or raise IPAMD_TIMEOUT");
         ensure(&input, 1);
-        ssize_t got = read(STDIN_FILENO, input.at + input.len, input.room - input.len);
+        ssize_t got = count < 0 ? -1 : read(STDIN_FILENO, input.at + input.len, input.room - input.len);
         if (got == 0)
             return;
         if (got > 0)
             input.len += (size_t)got;
-        else if (errno == EAGAIN)
-            poll(&(struct pollfd){.fd = STDIN_FILENO, .events = POLLIN}, 1, -1);
-        else if (errno != EINTR)
+        else if (errno != EAGAIN && errno != EINTR)
             FAIL(IO_FAILURE, "", "cannot read the network configuration from standard input: ", strerror(errno),
                  "; run the plugin as a container runtime does");
         if (input.len > BODY_LIMIT)
@@ -342,14 +346,20 @@ static void refuse_control_characters(const char *value, const char *name)
                  " to ipamd: there is a control character in it; leave that out");
 }
 
-static int64_t milliseconds_of(const char *name, int64_t otherwise)
+/* -1 if it is no number. */
+static int64_t milliseconds_in(const char *name, int64_t otherwise)
 {
     const char *text = getenv(name);
     if (text == NULL || *text == '\0')
         return otherwise;
-    int64_t ms = number_in((struct slice){text, strlen(text)}, 24 * 3600 * 1000);
+    return number_in((struct slice){text, strlen(text)}, 24 * 3600 * 1000);
+}
+
+static int64_t milliseconds_of(const char *name, int64_t otherwise)
+{
+    int64_t ms = milliseconds_in(name, otherwise);
     if (ms < 0)
-        FAIL(INVALID_ENVIRONMENT, "", "cannot use ", name, "=", text,
+        FAIL(INVALID_ENVIRONMENT, "", "cannot use ", name, "=", getenv(name),
              ": not a number of milliseconds up to a day; give it digits only, or unset it");
     return ms;
 }
@@ -668,7 +678,8 @@ static int ask_daemon(const char *command, const char *plugin, int64_t started)
 
 int main(int argc, char **argv)
 {
-    int64_t started = now();
+    int64_t started = now(), input_ms = milliseconds_in("IPAMD_TIMEOUT", ANSWER_MS);
+    int64_t deadline = started + (input_ms < 0 ? ANSWER_MS : input_ms) * 1000000; /* no number: refused below */
     const char *command = getenv("CNI_COMMAND");
     const char *plugin = argc > 0 ? argv[0] : "";
     const char *slash = strrchr(plugin, '/');
@@ -676,12 +687,12 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN); /* a peer that went away is an error with words, on the socket and on stdout */
     if (command == NULL || *command == '\0') {
         if (!isatty(STDIN_FILENO)) /* somebody who tries the program by hand gets the error at once */
-            read_configuration();
+            read_configuration(deadline);
         scan_configuration(input.at, input.at + input.len);
         FAIL(INVALID_ENVIRONMENT, "", "cannot tell what to do: CNI_COMMAND is not set; this program is run by a "
              "container runtime as the CNI specification says");
     }
-    read_configuration();
+    read_configuration(deadline);
     scan_configuration(input.at, input.at + input.len);
     if (strcmp(command, "VERSION") == 0)
         return answer_version();

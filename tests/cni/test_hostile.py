@@ -75,8 +75,20 @@ def test_half_an_answer_is_try_again_later(run, serve, half):
     assert "half-way" in refused(run(CONFIGURATION), 11)["msg"]
 
 
+@pytest.fixture
+def run_for(run, tmp_path):
+    """Return a function that runs the plugin for so many milliseconds; standard input is there from the start."""
+
+    def run_for(milliseconds, configuration):
+        (tmp_path / "configuration").write_bytes(configuration)
+        with (tmp_path / "configuration").open("rb") as file:
+            return run(stdin=file, IPAMD_TIMEOUT=str(milliseconds))
+
+    return run_for
+
+
 @pytest.mark.parametrize("half", [b"", *HALVES.values()], ids=["nothing", *HALVES.keys()])
-def test_an_answer_that_does_not_come_in_time_is_try_again_later(run, serve, where, half):
+def test_an_answer_that_does_not_come_in_time_is_try_again_later(run_for, serve, where, half):
     """A daemon that hangs, before its answer or in it: code 11 after IPAMD_TIMEOUT."""
 
     def hang(connection):
@@ -86,12 +98,12 @@ def test_an_answer_that_does_not_come_in_time_is_try_again_later(run, serve, whe
 
     serve(hang)
     before = time.monotonic()
-    error = refused(run(CONFIGURATION, IPAMD_TIMEOUT="60"), 11)
+    error = refused(run_for(60, CONFIGURATION), 11)
     assert 0.06 <= time.monotonic() - before < 3
     assert str(where) in error["msg"]
 
 
-def test_an_answer_in_drops_does_not_stretch_the_deadline(run, serve):
+def test_an_answer_in_drops_does_not_stretch_the_deadline(run_for, serve):
     """The time is for the whole answer, not for each piece."""
 
     def drip(connection):
@@ -101,14 +113,14 @@ def test_an_answer_in_drops_does_not_stretch_the_deadline(run, serve):
             time.sleep(0.01)
 
     serve(drip)
-    refused(run(CONFIGURATION, IPAMD_TIMEOUT="80"), 11)
+    refused(run_for(80, CONFIGURATION), 11)
 
 
-def test_a_daemon_that_takes_no_request_is_given_up(run, serve):
+def test_a_daemon_that_takes_no_request_is_given_up(run_for, serve):
     """A body that nobody reads ends at the deadline too."""
     ended = threading.Event()
     serve(lambda _: ended.wait(30))
-    refused(run(CONFIGURATION + b" " * 1_000_000, IPAMD_TIMEOUT="60"), 11)
+    refused(run_for(60, CONFIGURATION + b" " * 1_000_000), 11)
     ended.set()
 
 

@@ -114,6 +114,32 @@ def test_stdin_that_does_not_block_is_waited_for(start, serve, asleep):
     assert daemon.requests[0].endswith(CONFIGURATION)
 
 
+@pytest.mark.parametrize("begun", [b"", CONFIGURATION[:10]])
+@pytest.mark.parametrize("command", ["ADD", "DEL", "VERSION", None])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_stdin_that_never_ends_is_given_up(start, serve, begun, command, blocking):
+    """What left the other end of the pipe open keeps no plugin for ever, and nothing half is sent."""
+    daemon = serve(OK)
+    reader, writer = os.pipe()
+    os.set_blocking(reader, blocking)
+    os.write(writer, begun)
+    process = start(stdin=reader, IPAMD_TIMEOUT="100", CNI_COMMAND=command)
+    os.close(reader)
+    try:
+        error = json.loads(process.stdout.read())
+        assert process.wait(30) == 1
+    finally:
+        os.close(writer)
+    assert error == {
+        "cniVersion": "1.1.0",
+        "code": 5,
+        "msg": "cannot read the network configuration from standard input: it did not end in time; "
+        "run the plugin as a container runtime does, or raise IPAMD_TIMEOUT",
+        "details": "",
+    }
+    assert not daemon.requests
+
+
 # ---- the answer ----
 
 

@@ -25,7 +25,12 @@ def spool(tmp_path):
 @pytest.fixture
 def delete(run, spool):
     """Return a function that runs a DEL of a daemon that may be away, with short waits."""
-    waits = {"CNI_COMMAND": "DEL", "IPAMD_SPOOL_DIR": str(spool), "IPAMD_CONNECT_TIMEOUT": "30", "IPAMD_TIMEOUT": "300"}
+    waits = {
+        "CNI_COMMAND": "DEL",
+        "IPAMD_SPOOL_DIR": str(spool),
+        "IPAMD_CONNECT_TIMEOUT": "30",
+        "IPAMD_TIMEOUT": "2000",
+    }
     return lambda configuration=CONFIGURATION, **changes: run(configuration, **{**waits, **changes})
 
 

@@ -76,7 +76,9 @@ static int play_clock(clockid_t clock, struct timespec *t)
 
 static int play_poll(struct pollfd *p, nfds_t count, int wait)
 {
-    clock_ns += wait * (int64_t)1000000 + 1000000;
+    clock_ns += 1000000;
+    if (count == 0 || p->fd != STDIN_FILENO || (flags & DEAF) != 0)
+        clock_ns += wait * (int64_t)1000000;
     if (count == 0)
         clock_ns += 3600 * (int64_t)1000000000; /* a wait of a day has few turns */
     else

@@ -46,7 +46,7 @@ def test_dels_while_the_daemon_hangs(tmp_path: Path) -> None:
         daemon.add("a")
         daemon.add("b")
         daemon.signal(signal.SIGSTOP)
-        answers = [daemon.plugin("DEL", container, timeout_ms=200) for container in ("a", "b")]
+        answers = [daemon.plugin("DEL", container, timeout_ms=1000) for container in ("a", "b")]
         daemon.signal(signal.SIGCONT)
         assert [answer.code for answer in answers] == [0, 0]
         daemon.add("a")
