@@ -10,6 +10,7 @@ or a new one that holds all that could be saved.
 Imports of ipamd only ``core`` and this folder. Order of calls: before ``Journal.open``, or after ``Journal.close``.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from ipamd.journal.directory import sync_directory, take_lock, unusable
 from ipamd.journal.format import Header, salvage
 from ipamd.journal.statefile import StateFile
 
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _DAMAGED, _CLUSTER = "state.damaged-", "state.cluster-"
 
 
@@ -53,12 +55,13 @@ def _set_aside(directory: Path, name: str, node: str, boot: str) -> Aside:
     lock = take_lock(directory)
     state, successor = directory / "state", directory / "state.new"
     try:
-        saved = salvage(state.read_bytes())
+        data = state.read_bytes()
+        saved = salvage(data)
         header = Header(node, boot, time.time_ns(), 0, 0, secrets.token_hex(4))
         StateFile.create(successor, header, _of_ranges(saved.facts)).close()
         kept = _linked(state) or _unused(directory / name)
         if not kept.exists():
-            os.link(state, kept)
+            _keep(state, kept, data)
         sync_directory(directory)
         successor.rename(state)
         sync_directory(directory)
@@ -92,6 +95,22 @@ def aside(directory: Path) -> list[str]:
 def _linked(state: Path) -> Path | None:
     """The name that the file got when the process died between that and the successor's."""
     return next((path for name in aside(state.parent) if (path := state.with_name(name)).samefile(state)), None)
+
+
+def _keep(state: Path, kept: Path, data: bytes) -> None:
+    """Give a file a second name, or where the file system knows none, copy it."""
+    try:
+        os.link(state, kept)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        copy = kept.with_name("state.copy")
+        fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:  # noqa: PTH123 - of a descriptor
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        copy.rename(kept)
 
 
 def _unused(path: Path) -> Path:

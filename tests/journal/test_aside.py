@@ -90,6 +90,20 @@ def test_what_cannot_be_renamed_is_an_error_in_words(tmp_path: Path, monkeypatch
     assert (tmp_path / named).read_bytes() == data
 
 
+def test_where_a_file_can_have_but_one_name_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on file systems without hard links: the same bytes, for the same user alone, and the next start has its file."""
+    data = damaged(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    kept = set_aside_damaged(tmp_path, NODE, BOOT).path
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (data, 0o600)
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "state", kept.name}
+    Journal.open(tmp_path, NODE, BOOT)[0].close()
+
+
 def test_an_absent_directory_has_none(tmp_path: Path) -> None:
     """Before the first start there is nothing to list."""
     assert aside(tmp_path / "none") == []
