@@ -46,7 +46,11 @@ class Taken(Struct, frozen=True):
 
 
 def take_over(ledger: Ledger, networks: Sequence[Network], now: Now) -> Taken:
-    """Work out what to take over; changes nothing. Raises ValueError for a text that is no address."""
+    """Work out what to take over; changes nothing.
+
+    Raises ValueError for a text that is no address, and for a network or one of its addresses that is listed twice.
+    """
+    _refuse_repeated(networks)
     facts: list[RangeAssigned | RangeCursors] = []
     conflicts: list[str] = []
     new = known = ended = 0
@@ -68,6 +72,17 @@ def take_over(ledger: Ledger, networks: Sequence[Network], now: Now) -> Taken:
         if cursors and len(facts) > before:
             facts.append(RangeCursors(network.name, cursors))
     return Taken(() if conflicts else tuple(facts), new, known, ended, tuple(conflicts))
+
+
+def _refuse_repeated(networks: Sequence[Network]) -> None:
+    """host-local has one folder for a network and one file for an address: two entries would hold one address twice."""
+    seen: set[tuple[str, Address | None]] = set()
+    for network in networks:
+        for address in (None, *(read_address(held.address) for held in network.held)):
+            if (network.name, address) in seen:
+                what = f"{format_address(*address)} of network {network.name}" if address else f"network {network.name}"
+                raise ValueError(f"{what} is listed twice")
+            seen.add((network.name, address))
 
 
 def _by_attachment(network: Network) -> dict[Attachment, list[Address]]:

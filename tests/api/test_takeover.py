@@ -29,6 +29,11 @@ HELD = {
 }
 
 
+def held(address: str, container: str) -> dict[str, str]:
+    """One of host-local's files."""
+    return {"address": address, "container": container, "interface": "eth0"}
+
+
 def begin(path: Path, *networks: object, dry_run: bool = False) -> Response | Awaitable[Response]:
     """An import that arrives; what is returned is awaited later."""
     takeover = Takeover(path.ledger, path.now, path.append, trio.lowlevel.checkpoint)
@@ -124,6 +129,25 @@ async def test_an_add_that_arrives_before_the_import_is_answered_gets_another_ad
     assert new == ["10.9.0.8/24", "fd09::3/64"]
     assert addresses_of(path.ask(call(LAN, CNI_CONTAINERID="a"))) == ["10.9.0.2/24", "fd09::2/64"]
     assert replay("n1", path.ledger.policy, written).ranges.holdings.keys() < path.ledger.ranges.holdings.keys()
+
+
+@pytest.mark.parametrize(
+    ("networks", "what"),
+    [
+        ([HELD, HELD], "network lan"),
+        ([{"name": "lan", "held": [held("10.9.0.2", "a"), held("10.9.0.2", "b")]}], "10.9.0.2 of network lan"),
+        ([{"name": "lan", "held": [held("fd09::2", "a"), held("fd09:0::2", "a")]}], "fd09::2 of network lan"),
+    ],
+)
+async def test_what_is_listed_twice_is_refused(networks: list[object], what: str) -> None:
+    """One address would be held by two containers, or twice by one."""
+    path = Path()
+    answer = await send(path, *networks)
+    assert answer == {
+        "code": 6,
+        "msg": f"cannot read what host-local holds: {what} is listed twice; nothing was taken over",
+    }
+    assert path.ledger.ranges.holdings == {}
 
 
 async def test_a_rehearsal_changes_nothing() -> None:
