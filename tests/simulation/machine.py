@@ -107,6 +107,7 @@ class Machine:
         self.disk = Disk(random)
         self.kept: dict[str, Request] = {}
         """The DELs that plugins kept, by file name."""
+        self._plugins = 0
         self.boots = 1
         self._booted = -random.random() * 1e6
         self._jump = 0
@@ -188,7 +189,8 @@ class Machine:
 
     def keep(self, request: Request, started: int) -> None:
         """What the plugin does with a DEL that nobody takes."""
-        self.kept[f"boot-{self.boots}.{started:020d}.{len(self.kept)}"] = request
+        self._plugins += 1  # as the process id of the real one: no two that run at the same time have the same
+        self.kept[f"boot-{self.boots}.{started:020d}.{self._plugins}"] = request
 
     def _open(self, life: Life) -> tuple[Journal, list, object]:  # type: ignore[type-arg]
         journal, facts, report = _Journal.open(
