@@ -296,6 +296,14 @@ def previous_addresses(config: NetworkConfig) -> set[tuple[int, int]] | None:
         ) from error
 
 
+def told_addresses(config: NetworkConfig) -> set[tuple[int, int]]:
+    """The same of a DEL, which must succeed whatever is in it: none if it is no result."""
+    try:
+        return previous_addresses(config) or set()
+    except RefusedError:
+        return set()
+
+
 def older_handle(invocation: Invocation) -> str:
     """The handle under which old versions of Calico's plugin kept the pod's address; "" without a pod."""
     namespace, pod = invocation.args.get("K8S_POD_NAMESPACE"), invocation.args.get("K8S_POD_NAME")

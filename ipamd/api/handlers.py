@@ -7,6 +7,7 @@ journal.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from ipamd.api import cni, hostlocal
 from ipamd.api.access import Peer
@@ -88,6 +89,7 @@ class Handlers:
             cni.older_handle(invocation),
             invocation.started,
             from_pools=not hostlocal.serves(invocation.config),
+            told=partial(cni.told_addresses, invocation.config),
         )
         stages.decide = self.steps.elapsed() - began
         if decided.facts:

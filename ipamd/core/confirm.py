@@ -34,7 +34,11 @@ def confirm(ledger: Ledger, attachment: Attachment, previous: Set[tuple[int, int
                 f"{cannot}: the store says that handle {block.contested[place.ordinal]} has "
                 f"{block.address(place.ordinal)}; delete and recreate the pod",
             )
-    if previous is not None and not addresses <= previous:
+    if previous is None:
+        return
+    # What only the store knows is the container's: it may have another interface's addresses as well.
+    fits = addresses <= previous if held or ranged else bool(addresses & previous)
+    if not fits:
         raise RefusedError(
             Code.MISMATCH,
             f"{cannot}: it has {_listed(addresses)} here, and {_listed(previous) or 'none'} in prevResult; "

@@ -6,7 +6,7 @@ the same ``apply``. What comes from the store arrives as ``Committed`` facts, wh
 arrival: an older revision than the known one is ignored.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -245,13 +245,23 @@ class Ledger:
                 self._withdraw_reserved(block)
                 self._drop_irrelevant(block)
 
-    def delete(self, attachment: Attachment, also: str, started: int, *, from_pools: bool = True) -> Deleted:
+    def delete(
+        self,
+        attachment: Attachment,
+        also: str,
+        started: int,
+        *,
+        from_pools: bool = True,
+        told: Callable[[], Set[tuple[int, int]]] = frozenset,
+    ) -> Deleted:
         """Decide a DEL that began at ``started`` (CLOCK_BOOTTIME, ns); an unknown attachment is a success too.
 
         Releases what the attachment holds, and what the store has under its handle or under ``also`` (the older
         ``<namespace>.<pod>``, or "") without telling whose interface it is: allocations of Calico's own plugin. If
         there is nothing here, the handles become ``strays``: they may have addresses in blocks of other nodes, unless
         the attachment's network has its addresses not ``from_pools``.
+        ``told`` gives the addresses that the runtime says the attachment had: another interface of the container may
+        have others under the same handle.
         A DEL that began before the ADD it would undo was kept somewhere on its way: the attachment lives again.
         """
         held, ranged = self.holdings.get(attachment), self.ranges.holdings.get(attachment)
@@ -262,7 +272,7 @@ class Ledger:
         facts: tuple[Fact, ...] = (
             released,
             *self.ranges.released(attachment),
-            *self.unclaimed(attachment, handles, started),
+            *self.unclaimed(attachment, handles, started, told),
         )
         if from_pools and held is None and len(facts) == 1 and len(self.strays) < MAX_STRAYS:
             self.strays.update((handle, released) for handle in handles)
@@ -270,12 +280,24 @@ class Ledger:
             self.apply(fact)
         return Deleted(facts)
 
-    def unclaimed(self, attachment: Attachment, handles: Iterable[str], started: int) -> list[Released]:
-        """The facts that release what the store has under these handles and no attachment is known to hold."""
+    def unclaimed(
+        self,
+        attachment: Attachment,
+        handles: Iterable[str],
+        started: int,
+        told: Callable[[], Set[tuple[int, int]]] = frozenset,
+    ) -> list[Released]:
+        """The facts that release what the store has under these handles and no attachment is known to hold.
+
+        Of a handle that has some of the addresses ``told`` (IP version and integer) only these are released.
+        """
         facts: list[Released] = []
         blocks = [b for b in self.blocks.values() if b.adopted or b.tunnels or b.contested]  # mostly none
         for handle in handles if blocks else ():
-            places = tuple(block.place(ordinal) for block in blocks for ordinal in block.under(handle))
+            under = [(block, ordinal) for block in blocks for ordinal in block.under(handle)]
+            known = told() if under else frozenset()
+            named = [(b, o) for b, o in under if (b.net.family, b.net.base + o) in known]
+            places = tuple(block.place(ordinal) for block, ordinal in named or under)
             if places:
                 facts.append(Released(attachment, handle, places, started))
         return facts

@@ -243,6 +243,21 @@ def test_a_check_compares_what_calicos_plugin_had_given() -> None:
     assert error_of(path.ask(call(previously("10.0.0.4/29"), CNI_COMMAND="CHECK")))["code"] == 108
 
 
+def test_of_two_interfaces_that_only_the_store_knows_each_is_its_own() -> None:
+    """After the state file was lost both are under the container's handle: the runtime's result tells which is which."""
+    path = Path()
+    path.supply("10.0.0.0/29", {3: "k8s-pod-network.c1", 4: "k8s-pod-network.c1"})
+    one, other = previously("10.0.0.3/29"), previously("10.0.0.4/29")
+    assert path.ask(call(one, CNI_COMMAND="CHECK")).status == 200
+    assert path.ask(call(other, CNI_COMMAND="CHECK", CNI_IFNAME="net1")).status == 200
+    assert path.ask(call(other, CNI_COMMAND="DEL", CNI_IFNAME="net1")).status == 200
+    (block,) = path.ledger.blocks.values()
+    assert block.releasing.keys() == {4}
+    assert path.ask(call(one, CNI_COMMAND="CHECK")).status == 200
+    assert path.ask(call({**config(), "prevResult": "?"}, CNI_COMMAND="DEL")).status == 200
+    assert block.releasing.keys() == {3, 4}
+
+
 def test_a_check_tells_of_another_holder(path: Path) -> None:
     """If the store has the address under another handle, CHECK says whose."""
     path.ask(call())
