@@ -39,6 +39,12 @@ TICK = 5.0
 PATIENCE = 10
 """Conflicts in a row that are tried again at once: more are somebody's mistake, and not to be had at full speed."""
 
+SETTLE = 10_000_000_000
+"""How long no block is deleted after the start or a transaction of unknown outcome (ns).
+
+A claim that was given up, perhaps by a daemon that is dead, may still arrive: it expects that there is no such block.
+"""
+
 SHOWN = 5
 """How many addresses a line of the log names."""
 
@@ -86,6 +92,8 @@ class Writer:
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
         self._histories = 0
+        self._settled = 0
+        """When nothing that was given up can arrive any more (CLOCK_BOOTTIME, ns); 0: not a step was made yet."""
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
         self._claimer = Claimer(ledger, self._known, store, self._send_claim, record, now, self._tell_supply)
@@ -126,6 +134,7 @@ class Writer:
             return False
         self._settle()
         now = self._now()
+        self._settled = self._settled or now.boot + SETTLE
         self._tell_undone()
         outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
         if outlived:
@@ -149,7 +158,7 @@ class Writer:
             return True
         await self.borrower.relieve()
         idle = supply.idle_block(self._ledger, now.boot)
-        if idle is not None:
+        if idle is not None and (now.boot >= self._settled or self._ledger.draining):
             await self._commit(batch.retire(self._ledger, self._known, idle))
             return True
         return bool(self._ledger.strays)
@@ -228,7 +237,11 @@ class Writer:
         self.progress.operations += sum(map(len, sets))
         self._doubt = tuple({change.key for changes in sets for change in changes})
         with self._in_doubt(sets):
-            outcome = await self._store.commit(*sets, window=search.window if search else None)
+            try:
+                outcome = await self._store.commit(*sets, window=search.window if search else None)
+            except StoreUnavailableError:
+                self._settled = self._now().boot + SETTLE
+                raise
         self._doubt = ()
         return outcome
 
