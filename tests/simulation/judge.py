@@ -47,16 +47,19 @@ class Judge:
 
     # --- at any time ------------------------------------------------------------------------------------------
 
-    def look_at(self, machine: Machine) -> None:
+    def look_at(self, machine: Machine, *, in_the_end: bool = False) -> None:
         """A ledger must be sound whenever nothing is being decided.
 
         A node that lost a DEL keeps the address, which by the store may be another's: it hands it to nobody, and tells.
+        And a store that was set back says of dead pods that they live, until the node has written what it knows.
         """
         daemon = machine.daemon
         if daemon is not None:
             for problem in check(daemon.ledger):
                 lost = any(f"container='{container}'" in problem for container in self.unwritten)
-                if not (lost and "says the store" in problem):
+                other = problem.partition(" and, says the store, by handle ")[2].rpartition(".")[2]
+                dead = bool(other) and other not in self.living.values() and not in_the_end
+                if not (other and (lost or dead)):
                     self.find("unsound", f"{machine.name}: {problem}")
 
     # --- in the end -------------------------------------------------------------------------------------------
@@ -78,7 +81,7 @@ class Judge:
                 self.find("leaked", f"{address} is allocated to {handle}, which no living pod has")
         self._records(server, cluster)
         for machine in machines:
-            self.look_at(machine)
+            self.look_at(machine, in_the_end=True)
             self._compare(machine, cluster)
 
     def _records(self, server: MemoryStore, cluster: Cluster) -> None:
