@@ -46,7 +46,16 @@ from ipamd.core.records import BlockRecord, RecordError
 from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
-from ipamd.host import allow_files, bind_tcp, boot_id, machine_id, only_daemon, read_clocks, told_to_stop
+from ipamd.host import (
+    allow_files,
+    bind_tcp,
+    boot_id,
+    machine_id,
+    network_namespace,
+    only_daemon,
+    read_clocks,
+    told_to_stop,
+)
 from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
@@ -442,7 +451,7 @@ class Daemon:
         self.durability.writer = self.writer
         self.report.sync, self.report.progress = self.sync, self.writer.progress
         self._opened.set()
-        host = Host(socket.gethostname(), machine_id(), boot_id(), self.journal.instance)
+        host = Host(socket.gethostname(), machine_id(), boot_id(), self.journal.instance, network_namespace())
         self._presence = Presence(self.ledger, store, host, self._yield, _report)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._presence.run)

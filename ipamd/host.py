@@ -35,6 +35,11 @@ def machine_id() -> str:
         return ""
 
 
+def network_namespace() -> str:
+    """What the kernel calls the network namespace of this process."""
+    return str(Path("/proc/self/ns/net").readlink())
+
+
 def only_daemon(config: Config) -> socket.socket:
     """Make sure that no other daemon on this host speaks for this node in this store; raises OSError.
 

@@ -35,19 +35,24 @@ SOON = 0.1
 
 
 class Host(Struct, frozen=True):
-    """Who serves a node: the host's name, its machine id ("" if it has none), this boot, and the state file's name."""
+    """Who serves a node: the host's name, its machine id ("" if it has none), this boot, and the state file's name.
+
+    ``network`` names its network namespace ("" in a record of ipamd before it did): in one of them a lock keeps a
+    second daemon away, so that a record of this boot is a dead one's; from another it may be a living one's.
+    """
 
     host: str
     machine: str
     boot: str
     instance: str
+    network: str = ""
 
     def is_of(self, other: "Host", *, living: bool) -> bool:
         """Whether this and the other are one host; ``living``: the other lives, so that it was not booted since."""
-        if self.boot == other.boot:
+        if self.boot == other.boot and (self.network == other.network or not other.network):
             return True
-        same = self.instance == other.instance != "" or self.machine == other.machine != ""
-        return same and not living
+        same_machine = self.machine == other.machine != "" and self.boot != other.boot
+        return (self.instance == other.instance != "" or same_machine) and not living
 
     def __str__(self) -> str:
         return f"{self.host} (machine id {self.machine or 'unknown'}, state file {self.instance or 'unnamed'})"

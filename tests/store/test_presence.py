@@ -18,8 +18,8 @@ from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 
 KEY = keys.DAEMONS + "n1"
-FIRST = Host("alpha", "4a", "boot-1", "aaaaaaaa")
-SECOND = Host("beta", "7c", "boot-2", "bbbbbbbb")
+FIRST = Host("alpha", "4a", "boot-1", "aaaaaaaa", "net:[1]")
+SECOND = Host("beta", "7c", "boot-2", "bbbbbbbb", "net:[1]")
 
 
 @pytest.fixture
@@ -98,8 +98,10 @@ async def test_the_second_host_yields(autojump_clock: MockClock, store: MemorySt
         replace(FIRST, instance="cccccccc"),
         replace(FIRST, boot="boot-9", instance="cccccccc"),
         replace(FIRST, boot="boot-9", machine=""),
+        replace(FIRST, network="net:[2]"),
+        replace(FIRST, boot="boot-9", network="net:[2]"),
     ],
-    ids=["restarted", "booted", "state lost", "state lost and booted", "no machine id"],
+    ids=["restarted", "booted", "state lost", "both", "no machine id", "another namespace", "booted into another"],
 )
 async def test_the_same_host_takes_over_at_once(autojump_clock: MockClock, store: MemoryStore, host: Host) -> None:
     """After ``kill -9``, a reboot, the loss of the state: its own record is no other's."""
@@ -111,6 +113,17 @@ async def test_the_same_host_takes_over_at_once(autojump_clock: MockClock, store
         assert (await again.node.add(add_request("a"))).places
         await trio.sleep(2 * TTL)
         assert recorded(store) == host
+
+
+async def test_two_daemons_in_two_network_namespaces_of_one_host(autojump_clock: MockClock, store: MemoryStore) -> None:
+    """The lock of the one does not see the other, so the second yields; as it does if its own state was lost there."""
+    async with serving(FIRST, store) as first:
+        async with serving(replace(FIRST, instance="cccccccc", network="net:[2]"), store) as second:
+            assert second.rival == str(FIRST)
+            await trio.sleep(10 * TTL)
+            assert (first.changes, second.changes) == ([], [str(FIRST)])
+        async with serving(replace(FIRST, network=""), store) as older:
+            assert not older.rival
 
 
 async def test_a_host_that_died_leaves_it_to_the_next(autojump_clock: MockClock, store: MemoryStore) -> None:
