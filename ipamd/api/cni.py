@@ -17,6 +17,7 @@ from ipamd.core.address import parse_address
 from ipamd.core.clock import THIS_BOOT
 from ipamd.core.errors import Code, RefusedError
 from ipamd.core.facts import Attachment
+from ipamd.core.keys import RESERVE
 from ipamd.core.records import MALFORMED
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -198,6 +199,12 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
             Code.INVALID_CONFIGURATION,
             f"cannot use the network configuration: its name {config.name[:80]!r} is not a network's name; "
             "it must begin with a letter or digit, followed by letters, digits, '_', '.', '-'",
+        )
+    if config.name.startswith(RESERVE):  # a pod's handle would be taken for a reserve's
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot use the network configuration: its name {config.name[:80]!r} begins with {RESERVE}, as the handles "
+            "of ipamd's reserves do; give the network another name",
         )
     started = headers.get("ipamd-started", "")
     known = started.isascii() and started.isdecimal() and len(started) < 20

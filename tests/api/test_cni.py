@@ -334,6 +334,14 @@ def test_nulls_within_the_ipam_section_count_as_absent(path: Path) -> None:
             ),
         ),
         (
+            {**config(), "name": "ipamd-reserve-n1"},
+            7,
+            (
+                "cannot use the network configuration: its name 'ipamd-reserve-n1' begins with ipamd-reserve-, as the "
+                "handles of ipamd's reserves do; give the network another name"
+            ),
+        ),
+        (
             config("9.9.9"),
             1,
             (

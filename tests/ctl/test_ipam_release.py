@@ -80,6 +80,18 @@ def test_the_question(tmp_path: Path, answer: bytes, code: int) -> None:
     assert (keys.handle_key("net.cart") in place.all()) == (code == 1)
 
 
+def test_a_node_that_ipamd_serves_is_asked_itself(file: Ctl) -> None:
+    """Its daemon knows whether the pod lives; it would write the address again, or another pod would have it as well."""
+    file.place.load({**sound(), keys.DAEMONS + "a": b"{}"})
+    done = file("ipam release --ip 10.0.0.3 --yes")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "ipamctl: cannot release 10.0.0.3: ipamd serves node a and would write it again if its pod lives; delete the "
+        "pod, or release it by the daemon there, or say --force\n"
+    )
+    assert file.ok("ipam release --ip 10.0.0.3 --yes --force") == "Successfully released IP address 10.0.0.3\n"
+
+
 LINES = {
     "ipam release": "name an address with --ip, or reports with --from-report",
     "ipam release --ip 10.0.0.1 --from-report r": "name an address with --ip, or reports with --from-report",

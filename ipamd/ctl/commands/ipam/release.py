@@ -65,7 +65,12 @@ async def _address(target: Target, records: Records, ip: tuple[int, int], *, for
     if found is None:
         raise CommandError(f"cannot release: IP address {address} is not assigned")
     held, attributes = found
-    why = _in_reserve(held.handle, attributes.get("node", "")) or (await _living(target)).get(address, "")
+    node = attributes.get("node", "")
+    why = (
+        _in_reserve(held.handle, node)
+        or (await _living(target)).get(address, "")
+        or await _served(target, records, node)
+    )
     if why and not force:
         raise CommandError(f"cannot release {address}: {why}, or say --force")
     said = ", ".join(f"{name} {value}" for name, value in sorted(attributes.items()))
@@ -85,6 +90,19 @@ def _in_reserve(handle: str, node: str) -> str:
     return (
         f"it is in reserve of node {node}, whose daemon may give it to a pod at any moment without asking; "
         "`ipamctl drain` there gives all of it back"
+    )
+
+
+async def _served(target: Target, records: Records, node: str) -> str:
+    """Why an address of another node, or of any if no daemon is asked, is not to be released: a daemon serves it."""
+    from ipamd.core import keys
+
+    served = (await records.read([keys.DAEMONS + node])).records if node else ()
+    if not served or (not target.direct and (await target.daemon().get("/v1/status"))["node"] == node):
+        return ""
+    return (
+        f"ipamd serves node {node} and would write it again if its pod lives; delete the pod, or release it by the "
+        "daemon there"
     )
 
 
