@@ -203,8 +203,8 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
     if config.name.startswith(RESERVE):  # a pod's handle would be taken for a reserve's
         raise RefusedError(
             Code.INVALID_CONFIGURATION,
-            f"cannot use the network configuration: its name {config.name[:80]!r} begins with {RESERVE}, as the handles "
-            "of ipamd's reserves do; give the network another name",
+            f"cannot use the network configuration: its name {config.name[:80]!r} begins with {RESERVE}, as the "
+            "handles of ipamd's reserves do; give the network another name",
         )
     started = headers.get("ipamd-started", "")
     known = started.isascii() and started.isdecimal() and len(started) < 20

@@ -417,6 +417,34 @@ async def test_a_successor_keeps_an_address_that_a_backup_gives_to_the_deleted(
         assert not any(key.startswith(keys.handle_key("k8s-pod-network.a")) for key in store.records)
 
 
+async def test_while_a_restored_store_is_locked_pods_are_written_again_and_nobody_claims(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """So the slowest node has its block back before another may have it: the way that docs/operations.md tells."""
+    store = BackedUpStore()
+    pool(store, "10.0.0.0/29", 29)
+    store.back_up()
+    async with Node("n1", store).running() as node:
+        await addresses(node, ["a"])
+        await node.flushed()
+        store.restore()
+        store.put(keys.CLUSTER_INFORMATION, b'{"spec":{"datastoreReady":false}}')
+        async with Node("n2", store).running() as other, trio.open_nursery() as nursery:
+            await trio.sleep(5)
+            with pytest.raises(RefusedError, match="datastore is locked"):
+                await other.add(add_request("b"))
+            assert allocated(store) == set()
+            await node.sync.look()
+            await trio.sleep(5)
+            assert allocated(store) == {"k8s-pod-network.a"}
+            store.put(keys.CLUSTER_INFORMATION, b'{"spec":{"datastoreReady":true}}')
+            await trio.sleep(1)
+            nursery.start_soon(other.add, add_request("b"))
+            await trio.sleep(5)
+            assert allocated(store) == {"k8s-pod-network.a", "k8s-pod-network.b"}
+            assert check(node.ledger) == check(other.ledger) == []
+
+
 async def test_a_restart_without_the_store_hands_out_nothing_that_a_backup_took_away(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
