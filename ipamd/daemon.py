@@ -291,7 +291,8 @@ class Daemon:
             await self._run(demo=demo)
 
     async def _run(self, *, demo: bool) -> None:
-        spool = Spool(self.config.spool_dir, boot_id(), self.handlers.cni, lambda: not self.journal.owing, _report)
+        durable, unix = lambda: not self.journal.owing, lambda: self._now().unix
+        spool = Spool(self.config.spool_dir, boot_id(), self.handlers.cni, durable, unix, _report)
         spool.prepare()
         spool.carry_out()
         self.handlers.steps.catch_up = spool.carry_out

@@ -1,13 +1,16 @@
 """DELs that came while the daemon was away: the plugin kept each in a file, as the request it could not deliver.
 
 A file is named ``<boot id>.<start of the DEL>.<process>`` and hidden by a dot while it is written. It goes when the
-release is in the state file. What was promised to the runtime is a success, so a DEL that is refused now is told to
+release is in the state file; one that is still hidden after a minute goes, too, because its plugin was killed and its
+runtime told nothing. What was promised to the runtime is a success, so a DEL that is refused now is told to
 the log and given up.
 """
 
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +23,16 @@ from ipamd.core.clock import THIS_BOOT
 _HEAD: Final = 1 << 20
 _BODY: Final = 64 << 20
 """The most that a plugin sends (bytes)."""
+_UNFINISHED: Final = re.compile(r"\.[0-9a-f-]{36}\.[0-9]{20}\.[0-9]+")
+_WRITING: Final = 60 * 1_000_000_000
+"""The longest for which a plugin writes without a pause (ns)."""
 
 
 class Spool:
     """The directory of kept DELs. ``carry_out`` before the first request is served, and now and then after it.
 
-    ``answer`` serves a DEL; ``durable`` tells whether what was answered is in the state file; ``report`` takes words
-    for the log.
+    ``answer`` serves a DEL; ``durable`` tells whether what was answered is in the state file; ``unix`` reads the clock
+    (ns); ``report`` takes words for the log.
     """
 
     def __init__(
@@ -35,10 +41,11 @@ class Spool:
         boot: str,
         answer: Callable[[Request, Peer], object],
         durable: Callable[[], bool],
+        unix: Callable[[], int],
         report: Callable[[str, dict[str, str]], None],
     ) -> None:
         self._directory, self._boot, self._answer = directory, boot, answer
-        self._durable, self._report = durable, report
+        self._durable, self._unix, self._report = durable, unix, report
         self._peer = Peer(os.getpid(), ROOT, 0)
         self._stuck: set[str] = set()
         """What cannot be removed: carried out or told once, and no more."""
@@ -59,17 +66,27 @@ class Spool:
     def carry_out(self) -> None:
         """Carry out what is there, in the order in which it began."""
         try:
-            names = [path.name for path in self._directory.iterdir() if not path.name.startswith(".")]
+            found = [path.name for path in self._directory.iterdir()]
         except FileNotFoundError:
             self.prepare()  # somebody removed it
             return
         except OSError:
             return
+        self._clear_away(name for name in found if _UNFINISHED.fullmatch(name))
+        names = [name for name in found if not name.startswith(".")]
         self._stuck.intersection_update(names)
         # Files of another boot are older than all of this one's, whatever their boot id.
         for name in sorted(names, key=lambda name: (name.startswith(f"{self._boot}."), name)):
             if name not in self._stuck and not self._carry_out(name):
                 return  # kept until the state file can be written again
+
+    def _clear_away(self, hidden: Iterable[str]) -> None:
+        """Remove what nobody writes any more: a plugin takes no more DELs than so many files."""
+        for name in hidden:
+            with suppress(OSError):  # finished meanwhile; or it stays, and costs a place
+                path = self._directory / name
+                if self._unix() - path.lstat().st_mtime_ns > _WRITING:
+                    path.unlink()
 
     def _carry_out(self, name: str) -> bool:
         path = self._directory / name

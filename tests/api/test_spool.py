@@ -1,6 +1,7 @@
 """DELs that the plugin kept while the daemon was away: carried out once, in order, and never against a later ADD."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path as File
 
@@ -25,12 +26,14 @@ class Kept:
         self.path = Path()
         self.path.supply("10.0.0.0/29", 8)
         self.directory = directory / "del.d"
+        self.unix = time.time_ns()
         self.told: list[tuple[str, dict[str, str]]] = []
         self.spool = Spool(
             self.directory,
             BOOT,
             self.path.handlers.cni,
             lambda: not self.path.owed,
+            lambda: self.unix,
             lambda *words: self.told.append(words),
         )
         self.spool.prepare()
@@ -84,7 +87,9 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: File) -> None:
     """Without the directory the daemon runs; the plugin's DELs fail while it is away, which an operator should know."""
     (tmp_path / "del.d").write_text("a file")
     told: list[str] = []
-    spool = Spool(tmp_path / "del.d", BOOT, lambda *_: None, lambda: True, lambda event, _values: told.append(event))
+    spool = Spool(
+        tmp_path / "del.d", BOOT, lambda *_: None, lambda: True, lambda: 0, lambda event, _values: told.append(event)
+    )
     spool.prepare()
     spool.carry_out()
     assert told == ["cannot keep DELs while the daemon is away"]
@@ -195,6 +200,21 @@ def test_a_hidden_file_is_not_finished(kept: Kept) -> None:
     hidden = file.rename(file.with_name(f".{file.name}"))
     kept.spool.carry_out()
     assert (kept.held, hidden.exists()) == (["c1"], True)
+
+
+def test_what_a_killed_plugin_began_to_write_goes_after_a_minute(kept: Kept) -> None:
+    """It would count among the files that may be kept; its DEL never succeeded. Other hidden files are not ours."""
+    kept.add(10)
+    file = kept.keep(20)
+    hidden, other = file.rename(file.with_name(f".{file.name}")), kept.directory / ".keep"
+    other.touch()
+    kept.unix = hidden.stat().st_mtime_ns + 59 * 1_000_000_000
+    kept.spool.carry_out()
+    assert hidden.exists()
+    kept.unix += 2_000_000_000
+    kept.spool.carry_out()
+    assert list(kept.directory.iterdir()) == [other]
+    assert (kept.held, kept.told) == (["c1"], [])
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,12 @@ def _kubeconfig(data: bytes) -> None:
 def _kept(data: bytes) -> None:
     path = _file(data)
     Spool(
-        path.parent, "boot", lambda request, _peer: request.headers["cni-command"], lambda: True, lambda *_: None
+        path.parent,
+        "boot",
+        lambda request, _peer: request.headers["cni-command"],
+        lambda: True,
+        lambda: 0,
+        lambda *_: None,
     ).carry_out()
     if path.exists():
         raise AssertionError("a file stays among the kept DELs")

@@ -182,6 +182,7 @@ class Machine:
             f"boot-{self.boots}",
             daemon.handlers.cni,
             lambda: not daemon.journal.owing,
+            lambda: 0,  # no plugin is killed as it writes
             lambda event, values: self.trace(f"{self.name}: {event} {values}"),
         )
         daemon.handlers.steps.catch_up = spool.carry_out
