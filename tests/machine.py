@@ -115,10 +115,11 @@ class Machine:
         process, self._process = self._process, None
         if process is not None:
             first = inner(process.pid)
-            if first is not None:
+            if first is None:
+                process.kill()
+            else:
                 os.kill(first, signal.SIGKILL)
-            process.kill()
-            process.wait()
+            process.wait()  # it ends when the first process has, and that when all others have
             assert process.stdout is not None
             process.stdout.close()
 
