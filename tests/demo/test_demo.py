@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,6 +49,13 @@ def processes(folder: Path) -> list[str]:
     return [line for line in found if str(folder) in line]
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets below it, whatever runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="ipamd-") as name:
+        yield Path(name)
+
+
 @contextmanager
 def begun(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """A demonstration that runs, its files below ``folder``."""
@@ -66,37 +74,37 @@ def begun(folder: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @in_ci
-def test_a_run_is_what_the_page_shows(tmp_path: Path) -> None:
+def test_a_run_is_what_the_page_shows(folder: Path) -> None:
     """From the first line to the last, but for times and the size of the reserve; nothing of it remains."""
-    with begun(tmp_path) as running:
+    with begun(folder) as running:
         output, _ = running.communicate(timeout=240)
     assert running.returncode == 0, output
     shown = PAGE.read_text().rstrip().removesuffix("```").rpartition("```\n")[2]
     assert fixed(output) == fixed(shown)
-    assert list(tmp_path.iterdir()) == []
-    assert processes(tmp_path) == []
+    assert list(folder.iterdir()) == []
+    assert processes(folder) == []
 
 
 @in_ci
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_one_that_is_ended_early_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+def test_one_that_is_ended_early_leaves_nothing_running(folder: Path, number: signal.Signals) -> None:
     """Ctrl-C, which the terminal sends to all of it, and SIGTERM end the nodes and remove the files; SIGKILL the nodes."""
-    with begun(tmp_path) as running:
+    with begun(folder) as running:
         assert running.stdout is not None
         assert any("web-3" in line for line in running.stdout), "it ended by itself"
-        assert len(processes(tmp_path)) > 6
+        assert len(processes(folder)) > 6
         if number == signal.SIGINT:
             os.killpg(running.pid, number)
         else:
             running.send_signal(number)
         running.wait(timeout=60)
         if number == signal.SIGKILL:
-            wait_for(lambda: not any("node-" in line for line in processes(tmp_path)), 20, lambda: processes(tmp_path))
+            wait_for(lambda: not any("node-" in line for line in processes(folder)), 20, lambda: processes(folder))
             return
         assert running.returncode == 130
         assert "nothing of it remains" in running.stdout.read()
-        assert list(tmp_path.iterdir()) == []
-        assert processes(tmp_path) == []
+        assert list(folder.iterdir()) == []
+        assert processes(folder) == []
 
 
 def refused(*wrapper: str, **environment: str) -> str:
