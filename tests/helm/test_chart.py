@@ -245,7 +245,7 @@ def test_the_probes_tell_hung_from_not_ready(tmp_path: Path) -> None:
         assert probe(daemon, embedded, "live") == (0, probe(daemon, embedded, "ready")[1])
         code, said = probe(daemon, embedded, "ready")
         assert code == 1
-        assert "no pool serves this node" in said
+        assert "no IPv4 pool serves this node" in said
         assert probe(daemon, ranges, "ready") == (0, "")
         daemon.kill()
         assert [probe(daemon, embedded, question)[0] for question in ("live", "ready")] == [1, 1]
