@@ -40,7 +40,7 @@ PATIENCE = 10
 """Conflicts in a row that are tried again at once: more are somebody's mistake, and not to be had at full speed."""
 
 SETTLE = 10_000_000_000
-"""How long no block is deleted after the start or a transaction of unknown outcome (ns).
+"""How long no block is deleted after a restart or a transaction of unknown outcome (ns).
 
 A claim that was given up, perhaps by a daemon that is dead, may still arrive: it expects that there is no such block.
 """
@@ -92,8 +92,8 @@ class Writer:
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
         self._histories = 0
-        self._settled = 0
-        """When nothing that was given up can arrive any more (CLOCK_BOOTTIME, ns); 0: not a step was made yet."""
+        self._settled: int | None = None if ledger.blocks else 0
+        """When nothing that was given up can arrive any more (CLOCK_BOOTTIME, ns); None: SETTLE after the next step."""
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
         self._claimer = Claimer(ledger, self._known, store, self._send_claim, record, now, self._tell_supply)
@@ -134,7 +134,8 @@ class Writer:
             return False
         self._settle()
         now = self._now()
-        self._settled = self._settled or now.boot + SETTLE
+        if self._settled is None:
+            self._settled = now.boot + SETTLE
         self._tell_undone()
         outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
         if outlived:
