@@ -172,10 +172,10 @@ def test_the_benchmark_runs_and_the_plugin_stays_fast(tmp_path, calico_ipam):
 
 @pytest.mark.real
 def test_a_burst_costs_etcd_what_it_should(tmp_path):
-    """200 ADDs of 32 connections: no call before a reply, at most 12 transactions and 1 kB of requests for each."""
+    """200 ADDs of 32 connections: no call before a reply, at most 24 transactions, and 1 kB of requests for each."""
     (cost,) = bench(tmp_path / "bench.md", "--only", "costs").costs
     assert (cost.requests, cost.on_the_way, cost.burst) == (30, 0, 200)
-    assert 0 < cost.transactions <= 12
+    assert 0 < cost.transactions <= 24  # about 10; a slow machine has the flush gather less at once
     assert 0 < cost.received <= 200 * 1000
 
 
