@@ -4,7 +4,7 @@ The runtime lists the attachments that it considers valid (CNI specification 1.1
 network on this node is released, as by a DEL. Nothing of another network is touched.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 
 from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Attachment, RangeAssigned, RangeReleased, Released
@@ -51,7 +51,11 @@ def _adopted(ledger: Ledger, network: str, containers: Set[str], now: Now) -> It
     for handle in sorted(handles):
         name, _dot, container = handle.rpartition(".")
         owners = list(owners_of(ledger, handle))
-        if name != network or container in containers or handle in {".".join(pod_of(owner)) for owner in owners}:
+        if (
+            name != network
+            or container in containers
+            or handle in {".".join(pod_of(owner.secondary)) for owner in owners}
+        ):
             continue  # the last: an older Calico's, of namespace and pod, which says nothing of the network
         times = [parse_go_time(owner.secondary.get("timestamp", "")) for owner in owners]
         if not any(at is not None and abs(now.unix - at) < YOUNG for at in times):
@@ -67,7 +71,6 @@ def owners_of(ledger: Ledger, handle: str) -> Iterator[Owner]:
                 yield owner
 
 
-def pod_of(owner: Owner) -> tuple[str, str]:
-    """Namespace and name of the pod that an allocation is for; empty if it does not say both."""
-    said = owner.secondary
+def pod_of(said: Mapping[str, str]) -> tuple[str, str]:
+    """Namespace and name of the pod, by an allocation's labels or attributes; empty if they do not say both."""
     return (said["namespace"], said["pod"]) if said.get("namespace") and said.get("pod") else ("", "")

@@ -71,15 +71,15 @@ class Leaks:
     ) -> Iterator[tuple[tuple[Attachment, str], Leak]]:
         holdings: list[Assigned | RangeAssigned] = [*ledger.holdings.values(), *ledger.ranges.holdings.values()]
         sandboxes = {
-            (held.attachment.network, held.attachment.interface, *_pod(held.labels)): held.attachment.container
+            (held.attachment.network, held.attachment.interface, *pod_of(held.labels)): held.attachment.container
             for held in sorted(holdings, key=lambda held: held.at)
-            if _pod(held.labels) != ("", "")
+            if pod_of(held.labels) != ("", "")
         }
         for held in holdings:
             age = now.boot - held.began if held.began else now.unix - held.at  # this one may jump
             if age < YOUNG or lives(held.attachment.container):
                 continue
-            pod = _pod(held.labels)
+            pod = pod_of(held.labels)
             latest = sandboxes.get((held.attachment.network, held.attachment.interface, *pod))
             if held.began == 0:
                 why = "it was started before this boot"
@@ -100,7 +100,7 @@ class Leaks:
         """Those of what only the store knows: by Kubernetes alone, as nobody here saw their ADD."""
         for handle in sorted({handle for block in ledger.blocks.values() for handle in block.adopted}):
             network, _dot, container = handle.rpartition(".")
-            pods = set(map(pod_of, owners_of(ledger, handle)))
+            pods = {pod_of(owner.secondary) for owner in owners_of(ledger, handle)}
             known = pods and ("", "") not in pods
             if not network or lives(container) or not known or not all(pod_gone(*pod) for pod in pods):
                 continue
@@ -119,10 +119,6 @@ def release(ledger: Ledger, leaks: Iterable[Leak]) -> None:
     for leak in leaks:
         for fact in leak.facts:
             ledger.apply(fact)
-
-
-def _pod(labels: dict[str, str]) -> tuple[str, str]:
-    return (labels["namespace"], labels["pod"]) if labels.get("namespace") and labels.get("pod") else ("", "")
 
 
 def _addresses(ledger: Ledger, held: Assigned | RangeAssigned) -> tuple[str, ...]:
