@@ -12,7 +12,8 @@ was given up meanwhile, to overrule it. A store that was set back is overruled i
 ``adopted`` and ``tunnels`` are what this node's workloads and tunnels hold by the image alone, by handle.
 
 With a cooldown set, what was given up cools first: the store holds it as released at a time, and it is nobody's.
-``cooled`` are the ordinals that have done so for long enough: whoever writes the block next frees them.
+``cooled`` are the ordinals that have done so for long enough: whoever writes the block next frees them. ``others_bits``
+is a bitmap of what the image gives to anybody but this node's reserve, be it only to cool.
 
 An ordinal may be handed out only while the committed image has it allocated to this node's reserve handle and no
 wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` the order (first in, first out).
@@ -52,6 +53,7 @@ class Block:
         "kept_bits",
         "net",
         "node",
+        "others_bits",
         "owned",
         "record",
         "releasing",
@@ -79,6 +81,7 @@ class Block:
         self.owned = False
         self.reserve_bits = 0
         self.unreserved_bits = 0
+        self.others_bits = 0
         self.withdrawn = 0
         self.wanted_bits = 0
         self.kept_bits = 0
@@ -134,7 +137,7 @@ class Block:
 
     def _sort_ordinals(self) -> tuple[int, int]:
         """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
-        ours = free = 0
+        ours = free = self.others_bits = 0
         self.adopted, self.contested, self.cooling, self.cooled = {}, {}, {}, 0
         self.stranded, self.tunnels = {}, {}
         record = self.record
@@ -146,10 +149,12 @@ class Block:
                 free |= 1 << ordinal
                 continue
             owner = record.owners[index]
+            if owner.handle == self.reserve_handle:
+                ours |= 1 << ordinal
+                continue
+            self.others_bits |= 1 << ordinal
             if owner.released_at:
                 self.cooling[ordinal] = owner.released_at
-            elif owner.handle == self.reserve_handle:
-                ours |= 1 << ordinal
             elif owner.handle == self._adrift.get(ordinal):
                 if ordinal not in self.desired:
                     self.releasing[ordinal] = owner.handle
@@ -405,10 +410,7 @@ class Block:
         """Whether nobody but our reserve holds an ordinal, in the store or by our wish, and none has yet to cool."""
         if self.record is None or self.desired or self.releasing or self.wanted_bits:
             return False
-        return all(
-            index is None or self.record.owners[index].handle == self.reserve_handle or self.cooled >> ordinal & 1
-            for ordinal, index in enumerate(self.record.allocations)
-        )
+        return not self.others_bits & ~self.cooled
 
     @property
     def ownerless(self) -> bool:

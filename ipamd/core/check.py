@@ -13,7 +13,9 @@ def check(ledger: Ledger) -> list[str]:
     """Every broken invariant in a sentence of its own; empty: the ledger is sound."""
     findings = [*_holdings(ledger), *_ranges(ledger.ranges)]
     for block in ledger.blocks.values():
-        findings.extend(f"block {block.cidr}: {problem}" for problem in _block(ledger, block))
+        problems = (*_block(ledger, block), *_derived(ledger, block))
+        findings.extend(f"block {block.cidr}: {problem}" for problem in problems)
+    findings.extend(f"block {cidr} is gone and looked through" for cidr in ledger.strange.keys() - ledger.blocks.keys())
     findings.extend(f"record {key} cannot be understood: {why}" for key, why in sorted(ledger.damaged.items()))
     return findings
 
@@ -75,3 +77,14 @@ def _block(ledger: Ledger, block: Block) -> Iterator[str]:
     for ordinal, handle in block.releasing.items():
         if handles[ordinal] not in (None, handle, block.reserve_handle):  # free: its assignment was under way
             yield f"ordinal {ordinal} is being released for handle {handle}, which the store does not have there"
+
+
+def _derived(ledger: Ledger, block: Block) -> Iterator[str]:
+    """What is kept beside the image so that nobody has to look it through."""
+    if (block.adopted or block.tunnels or block.contested) and block.cidr not in ledger.strange:
+        yield "somebody holds something in it that no attachment is known to, and nobody would find it"
+    record = block.record
+    allocations = [] if record is None else [(o, record.owner(o)) for o in range(block.net.size)]
+    others = sum(1 << o for o, owner in allocations if owner is not None and owner.handle != block.reserve_handle)
+    if block.others_bits != others:
+        yield f"it counts ordinals {ordinals_of(block.others_bits)} as others', and the store {ordinals_of(others)}"

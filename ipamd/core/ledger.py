@@ -7,6 +7,7 @@ arrival: an older revision than the known one is ignored.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -57,6 +58,10 @@ MAX_STRAYS = 1000
 """How many deleted handles that nothing was known of wait to be looked up in the store: a bound, not a promise."""
 
 
+# Most blocks of a full node have neither: a step of the interpreter for each would show in every ADD and flush.
+_reserve_of = attrgetter("reserve_bits")
+_releasing_of = attrgetter("releasing")
+
 _LIMITING = (keys.Kind.POOL, keys.Kind.RESERVATION, keys.Kind.CONFIG)
 """The records that decide whether a pool can give addresses."""
 
@@ -87,6 +92,8 @@ class Ledger:
         self.strays: dict[str, Released] = {}
         self.ranges = RangeLedger()
         self.wanted: dict[Place, requested.Want] = {}
+        self.strange: dict[str, None] = {}
+        """The blocks, by CIDR, in which somebody may hold what no attachment here is known to: mostly none."""
         self.synced = False
         self.histories = 0
         """How often the store's revisions were found to mean nothing any more."""
@@ -292,9 +299,9 @@ class Ledger:
         Of a handle that has some of the addresses ``told`` (IP version and integer) only these are released.
         """
         facts: list[Released] = []
-        blocks = [b for b in self.blocks.values() if b.adopted or b.tunnels or b.contested]  # mostly none
-        for handle in handles if blocks else ():
-            under = [(block, ordinal) for block in blocks for ordinal in block.under(handle)]
+        for handle in handles if self.strange else ():
+            strange = [self.blocks[cidr] for cidr in self.strange]
+            under = [(block, ordinal) for block in strange for ordinal in block.under(handle)]
             known = told() if under else frozenset()
             named = [(b, o) for b, o in under if (b.net.family, b.net.base + o) in known]
             places = tuple(block.place(ordinal) for block, ordinal in named or under)
@@ -336,8 +343,9 @@ class Ledger:
             )
 
     def _adopt(self, handle: str, family: int) -> Place | None:
-        for block in self.blocks.values():
-            if (block.adopted or block.tunnels) and block.net.family == family:
+        for cidr in self.strange:
+            block = self.blocks[cidr]
+            if block.net.family == family:
                 ordinals = block.adopted.get(handle) or block.tunnels.get(handle)
                 if ordinals:
                     return block.place(ordinals[0])
@@ -352,7 +360,7 @@ class Ledger:
             return Shortage("")
         pools = self.settings.selection_for(request.use).choose(request, family)
         for pool in pools:
-            for block in self._by_pool.get(pool.name, ()):
+            for block in filter(_reserve_of, self._by_pool.get(pool.name, ())):
                 ordinal = block.head()
                 if ordinal is not None:
                     return block.place(ordinal)
@@ -390,7 +398,7 @@ class Ledger:
     def settle(self) -> bool:
         """Take back what was given up and needs no transaction (``Block.settle``); whether there was any."""
         cooldown = self.settings.config.cooldown > 0
-        settled = [block for block in self.blocks.values() if block.settle(cooldown=cooldown)]
+        settled = [block for block in filter(_releasing_of, self.blocks.values()) if block.settle(cooldown=cooldown)]
         for block in settled:
             self._withdraw_reserved(block)
         return bool(settled)
@@ -452,7 +460,10 @@ class Ledger:
             self._apply_released(Released(held.attachment, held.handle, held.places, 0))
         self.holdings[fact.attachment] = fact
         for place in fact.places:
-            self._block(place.block).assign(place.ordinal, fact)
+            block = self._block(place.block)
+            block.assign(place.ordinal, fact)
+            if block.contested:
+                self.strange[place.block] = None
 
     def _apply_released(self, fact: Released) -> None:
         held = self.holdings.get(fact.attachment)
@@ -461,7 +472,8 @@ class Ledger:
         for place in fact.places:
             self._block(place.block).release(place.ordinal, fact.handle)
         if fact.started:
-            self.tombstones[fact.attachment] = max(fact.started, self.tombstones.get(fact.attachment, 0))
+            earlier = self.tombstones.pop(fact.attachment, 0)  # and the last in the order from now on
+            self.tombstones[fact.attachment] = max(fact.started, earlier)
 
     def _apply_rebooted(self) -> None:
         self.tombstones.clear()
@@ -506,6 +518,10 @@ class Ledger:
             block = self._block(cidr)
             owned = block.owned
             block.merge(record, fact.value or b"", fact.revision)
+            if block.adopted or block.tunnels or block.contested:
+                self.strange[cidr] = None
+            else:
+                self.strange.pop(cidr, None)
             if block.owned != owned:
                 self._sort_blocks()
             self._withdraw_reserved(block)
@@ -513,6 +529,7 @@ class Ledger:
         elif cidr in self.blocks:
             block = self.blocks[cidr]
             block.merge(None, fact.value or b"", fact.revision)
+            self.strange.pop(cidr, None)
             for each in self.settings.pools.values():
                 if each.name in self.reserves and each.cidr.overlaps(block.net):
                     self.reserves[each.name].reopen()  # there is room where the block was
@@ -540,6 +557,7 @@ class Ledger:
         if block.relevant:
             return False
         del self.blocks[block.cidr]
+        self.strange.pop(block.cidr, None)
         self._sort_blocks()
         if block.value:  # who looks at it again must be told what is known already, but nothing older
             self._revisions[keys.block_key(block.net)] = block.revision - 1
@@ -620,9 +638,19 @@ class Ledger:
                 self.strays[attachment.handle] = Released(attachment, attachment.handle, (), started)
 
     def forget_tombstones(self, now: int) -> None:
-        """Drop the marks of DELs too old to matter, too many, or of another boot; ``now`` is CLOCK_BOOTTIME (ns)."""
-        young = [(a, t) for a, t in self.tombstones.items() if now - TOMBSTONE_AGE < t <= now]
-        self.tombstones = dict(young[-MAX_TOMBSTONES:])
+        """Drop the marks of DELs too old to matter, too many, or of another boot; ``now`` is CLOCK_BOOTTIME (ns).
+
+        Only what is dropped is looked at, and the first that is not: they are in the order in which the DELs came. A
+        DEL that began long before it came may be remembered longer, for as long as those that came before it.
+        """
+        surplus = len(self.tombstones) - MAX_TOMBSTONES
+        over: list[Attachment] = []
+        for attachment, started in self.tombstones.items():
+            if len(over) >= surplus and now - TOMBSTONE_AGE < started <= now:
+                break
+            over.append(attachment)
+        for attachment in over:
+            del self.tombstones[attachment]
 
     # --- views ------------------------------------------------------------------------------------------------
 
@@ -636,7 +664,7 @@ class Ledger:
 
     def available(self, pool: str) -> int:
         """How many addresses of a pool can be handed out from memory."""
-        return sum([block.reserve_bits.bit_count() for block in self._by_pool.get(pool, ())])
+        return sum(map(int.bit_count, map(_reserve_of, self._by_pool.get(pool, ()))))
 
     @property
     def drained(self) -> bool:

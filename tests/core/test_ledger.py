@@ -1,10 +1,13 @@
 """Single cases of the ledger that the model meets too rarely: replays, and words of the store that come late."""
 
+import pytest
+
 from ipamd.core import keys
+from ipamd.core import ledger as module
 from ipamd.core.address import parse_cidr
 from ipamd.core.check import check
 from ipamd.core.facts import Committed, Draining, Fact, Place, Rebooted, Released
-from ipamd.core.ledger import Ledger
+from ipamd.core.ledger import TOMBSTONE_AGE, Ledger
 from ipamd.core.reserve import ReservePolicy
 from tests.core.blocks import NODE, RESERVE, assigned, attachment, image
 from tests.core.snapshot import differences, replay, snapshot
@@ -93,3 +96,21 @@ def test_an_ordered_drain_is_in_the_checkpoint_until_it_is_ended() -> None:
     ledger.apply(Draining(on=False))
     assert not ledger.draining
     assert list(ledger.checkpoint()) == []
+
+
+def test_marks_of_dels_are_dropped_by_age_and_number_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those too old and those of a clock that was set back go, then the first of too many; one that came again stays."""
+    monkeypatch.setattr(module, "MAX_TOMBSTONES", 3)
+    ledger = Ledger(NODE, POLICY)
+    for name, started in (("a", 1), ("b", 2), ("c", 3 + TOMBSTONE_AGE), ("a", 4 + TOMBSTONE_AGE)):
+        ledger.delete(attachment(name), "", started)
+    ledger.forget_tombstones(5 + TOMBSTONE_AGE)
+    assert list(ledger.tombstones.items()) == [
+        (attachment("c"), 3 + TOMBSTONE_AGE), (attachment("a"), 4 + TOMBSTONE_AGE),
+    ]  # fmt: skip
+    for name in ("d", "e"):
+        ledger.delete(attachment(name), "", 5 + TOMBSTONE_AGE)
+    ledger.forget_tombstones(5 + TOMBSTONE_AGE)
+    assert list(ledger.tombstones) == [attachment(name) for name in ("a", "d", "e")]
+    ledger.forget_tombstones(4)
+    assert not ledger.tombstones

@@ -89,7 +89,8 @@ class BlockRecord:
         free = {ordinal for ordinal, index in enumerate(self.allocations) if index is None}
         if len(self.unallocated) != len(free) or set(self.unallocated) != free:
             raise RecordError(f"block {self.cidr}: unallocated and allocations do not agree")
-        if any(index is not None and not 0 <= index < len(self.attributes) for index in self.allocations):
+        used = set(self.allocations) - {None}
+        if not used <= set(range(len(self.attributes))):
             raise RecordError(f"block {self.cidr}: an allocation points at an attribute that does not exist")
 
     @property
@@ -162,7 +163,12 @@ class BlockRecord:
 
     def counts(self) -> Counter[str]:
         """How many ordinals each handle holds; 0 for all others."""
-        return Counter(self.owners[index].handle for index in self.allocations if index is not None)
+        times = Counter(self.allocations)  # each index once: the attributes are far fewer than a block's ordinals
+        counts: Counter[str] = Counter()
+        for index, owner in enumerate(self.owners):
+            if times[index]:
+                counts[owner.handle] += times[index]
+        return counts
 
     def encode(self) -> bytes:
         """The bytes to store: unused attributes dropped, the sequence number one higher."""
