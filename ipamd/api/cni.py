@@ -7,6 +7,7 @@ to 1.0.0; the answer is in the version that the configuration names.
 
 import re
 from functools import lru_cache
+from itertools import repeat
 
 import msgspec
 from msgspec import Raw, Struct
@@ -194,18 +195,7 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
         raise _environment(f"CNI_CONTAINERID {container[:80]!r} is not a container id")
     if interface and (not _INTERFACE.fullmatch(interface) or interface in (".", "..")):
         raise _environment(f"CNI_IFNAME {interface[:80]!r} is not an interface's name")
-    if not _NAME.fullmatch(config.name) or len(config.name) > _MAX_NAME:
-        raise RefusedError(
-            Code.INVALID_CONFIGURATION,
-            f"cannot use the network configuration: its name {config.name[:80]!r} is not a network's name; "
-            "it must begin with a letter or digit, followed by letters, digits, '_', '.', '-'",
-        )
-    if config.name.startswith(RESERVE):  # a pod's handle would be taken for a reserve's
-        raise RefusedError(
-            Code.INVALID_CONFIGURATION,
-            f"cannot use the network configuration: its name {config.name[:80]!r} begins with {RESERVE}, as the "
-            "handles of ipamd's reserves do; give the network another name",
-        )
+    _check_network(config.name)
     started = headers.get("ipamd-started", "")
     known = started.isascii() and started.isdecimal() and len(started) < 20
     return Invocation(
@@ -215,6 +205,23 @@ def read_invocation(request: Request, config: NetworkConfig, arrival: int) -> In
         config,
         max(min(int(started), arrival), THIS_BOOT) if known else arrival,
     )
+
+
+@lru_cache(maxsize=32)
+def _check_network(name: str) -> None:
+    """Raise RefusedError (7) for what is no network's name; remembered, as a node has few."""
+    if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot use the network configuration: its name {name[:80]!r} is not a network's name; "
+            "it must begin with a letter or digit, followed by letters, digits, '_', '.', '-'",
+        )
+    if name.startswith(RESERVE):  # a pod's handle would be taken for a reserve's
+        raise RefusedError(
+            Code.INVALID_CONFIGURATION,
+            f"cannot use the network configuration: its name {name[:80]!r} begins with {RESERVE}, as the "
+            "handles of ipamd's reserves do; give the network another name",
+        )
 
 
 def check_node(config: NetworkConfig, node: str) -> None:
@@ -242,14 +249,12 @@ def read_args(text: str) -> dict[str, str]:
     """CNI_ARGS by key; raises RefusedError (4)."""
     if _NOT_TEXT.search(text):
         raise _environment("CNI_ARGS is not UTF-8")
-    args = {}
-    for pair in text.split(";"):
-        key, equals, value = pair.partition("=")
-        if equals:
-            args[key] = value
-        elif pair:
-            raise _environment(f"CNI_ARGS has {pair[:80]!r}, which is not KEY=VALUE")
-    return args
+    pairs = [*filter(None, text.split(";"))]
+    try:
+        return dict(map(str.split, pairs, repeat("="), repeat(1)))
+    except ValueError as error:
+        wrong = next(pair for pair in pairs if "=" not in pair)
+        raise _environment(f"CNI_ARGS has {wrong[:80]!r}, which is not KEY=VALUE") from error
 
 
 def labels_of(invocation: Invocation) -> dict[str, str]:

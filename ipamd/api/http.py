@@ -20,7 +20,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import repeat
+from itertools import compress, repeat
+from operator import is_not
 from typing import Final
 
 from msgspec import Struct
@@ -179,8 +180,8 @@ class Parser:
             if length <= self._max_body:
                 self._at = self._checked = end + 4
                 self._length = length
-                named = zip(_PLUGIN_KEYS, values, strict=True)
-                headers = {name: value for name, value in named if value is not None}
+                there = map(is_not, values, repeat(None))
+                headers = dict(compress(zip(_PLUGIN_KEYS, values, strict=True), there))
                 return Request("POST", "/v1/cni", "", headers, b"", "connection" not in headers)
         _check_octets(buffer[self._checked : end])
         lines = text.split("\r\n")
