@@ -20,13 +20,23 @@ import math
 import os
 import re
 import select
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TextIO
 
-import structlog
 from msgspec import Struct
+
+# Where rich is installed, structlog loads it to draw tracebacks in colour: 6 MiB and a sixth of the start, for nothing
+# that a daemon shows.
+_hidden = "rich" not in sys.modules
+if _hidden:
+    sys.modules["rich"] = None  # type: ignore[assignment] # what makes an import fail, as if it were not installed
+import structlog  # noqa: E402 - see above
+
+if _hidden:
+    del sys.modules["rich"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # sd-daemon(3)

@@ -4,6 +4,7 @@ The table is what a reader may rely on: who looks for the event loop, the disk o
 """
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -152,9 +153,11 @@ def test_commands_reach_stores_through_one_module() -> None:
     assert {name for name, imported in found.items() if imported} == {"ctl.relayed", "ctl.target"}
 
 
-def test_without_kubernetes_nothing_of_it_is_imported() -> None:
-    """A daemon that does not ask the API pays nothing for being able to."""
-    script = "import sys, ipamd.daemon; print(*(n for n in sys.modules if 'kubernetes' in n or n in ('httpx', 'yaml')))"
+def test_a_start_imports_nothing_that_only_some_daemons_need() -> None:
+    """Who does not ask the Kubernetes API or etcd pays nothing for being able to; nobody for rich being installed."""
+    heavy = {"httpx", "yaml", "grpc", "google.protobuf", "sqlite3", "click", "rich", "pygments"}
+    assert importlib.util.find_spec("rich") is not None, "else this shows nothing"
+    script = f"import sys, ipamd.daemon; print(*(n for n in sys.modules if 'kubernetes' in n or n in {heavy}))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
