@@ -56,7 +56,7 @@ from ipamd.host import (
     read_clocks,
     told_to_stop,
 )
-from ipamd.housekeeping import HOUSEKEEPING, Housekeeping
+from ipamd.housekeeping import Housekeeping, next_look
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.journal import Journal, OpenReport
@@ -414,7 +414,7 @@ class Daemon:
         path, told = self.config.socket, ""
         own = inode(path)
         while True:
-            await trio.sleep(HOUSEKEEPING)
+            await next_look()
             if self.report.stopping or inode(path) == own:
                 continue
             try:
@@ -619,7 +619,7 @@ class Daemon:
 async def _empty(spool: Spool) -> None:
     """Carry out what a plugin kept although the daemon runs: it hung, or was just starting."""
     while True:
-        await trio.sleep(HOUSEKEEPING)
+        await next_look()
         spool.carry_out()
 
 

@@ -22,6 +22,11 @@ HOUSEKEEPING = 1.0
 _log = get_logger("daemon")
 
 
+async def next_look() -> None:
+    """Sleep until a time that all who look after something each second have in common: one wake of an idle daemon."""
+    await trio.sleep_until((trio.current_time() // HOUSEKEEPING + 1) * HOUSEKEEPING)
+
+
 class Housekeeping:
     """``run`` it in a nursery. ``quarantine`` is how long a lost reserve is kept back (s)."""
 
@@ -51,7 +56,7 @@ class Housekeeping:
                     self._report.journal_error = ""
                 except NotDurableError as error:
                     self.journal_failed(error)
-            await trio.sleep(HOUSEKEEPING)
+            await next_look()
 
     def check(self) -> Mapping[str, object]:
         """For ``GET /v1/check``: broken invariants of memory, and what an administrator should look at."""
