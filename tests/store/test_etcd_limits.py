@@ -115,3 +115,13 @@ def test_the_stubs_use_the_fast_protobuf_and_leave_others_alone() -> None:
         "descriptor_pool.Default().Add(mine);"
         "assert pb.RangeRequest(key=b'a', limit=3).SerializeToString() == b'\\n\\x01a\\x18\\x03'"
     )
+
+
+def test_threads_that_grpc_blocks_sleep_until_there_is_something() -> None:
+    """By itself gRPC has them look ten times a second; it heeds what the stubs say of how long."""
+    run(
+        "from ipamd.store.etcd.rpc import LONGEST_SLEEP, load; load();"
+        "import grpc._common; slept = [];"
+        "grpc._common.wait(lambda timeout: slept.append(timeout), lambda: bool(slept));"
+        "assert slept == [LONGEST_SLEEP], slept"
+    )

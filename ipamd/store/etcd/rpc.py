@@ -29,6 +29,9 @@ Request = NewType("Request", object)
 Metadata = Sequence[tuple[str, str]]
 Reply_co = TypeVar("Reply_co", covariant=True)
 
+LONGEST_SLEEP = 5.0
+"""How long (s) a thread that gRPC blocks sleeps before it looks by itself; what it waits for wakes it at once."""
+
 _FILES = ("kv", "auth", "rpc")  # in order of dependency
 _MARK = "serialized_pb=_b("
 _lock = threading.Lock()
@@ -199,7 +202,17 @@ def load() -> ModuleType:
             if "etcd3.etcdrpc" not in sys.modules:
                 _register_messages()
             _loaded.append(importlib.import_module("etcd3.etcdrpc"))
+            _let_threads_sleep()
         return _loaded[0]
+
+
+def _let_threads_sleep() -> None:
+    """Have gRPC's blocking calls wait until there is something, and not look for it ten times a second.
+
+    They do so for the handlers of signals, which wait for the main thread: ours blocks in none of them. An idle daemon
+    would be woken fifteen times a second by the two threads of its watch, which is half of what it takes of a core.
+    """
+    vars(importlib.import_module("grpc._common"))["MAXIMUM_WAIT_TIMEOUT"] = LONGEST_SLEEP
 
 
 def _register_messages() -> None:
