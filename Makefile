@@ -12,7 +12,8 @@
 #   make soak-mixed  daemons beside Calico's own algorithm on one small pool: 10,000 operations
 #   make scale   clusters of up to 10,000 nodes that all begin at once, in simulation; draws docs/scale.svg
 #   make fuzz    REQUESTS=n each: hostile requests, starts of the plugin, damaged input of every parser; from SEED
-#   make pages   what of docs/ is made: the pages of ipamctl of its help, the OpenAPI document of the routes, the pictures
+#   make pages   what of docs/ is made: the pages of ipamctl of its help, the OpenAPI document of the routes, the pictures;
+#                and the chart's dashboard
 #   make docs    the pages of docs/ as a site in .run/site; a warning is an error
 #   make release  wheel, source distribution, SBOM and checksums of the last commit, in dist/; always the same bytes
 #   make release-test  that wheel on a Debian with nothing installed (root, debootstrap)
@@ -109,6 +110,7 @@ pages: $(VENV)/.dev-stamp
 	$(BIN)/python -m ipamd.ctl.pages
 	$(BIN)/python -m tests.docs.openapi
 	$(BIN)/python -m tests.docs.pictures
+	$(BIN)/python -m tests.helm.dashboard
 
 docs: $(VENV)/.dev-stamp
 	$(BIN)/python -m sphinx -q -n -W --keep-going -E docs $(RUN)/site

@@ -19,7 +19,9 @@ from tests.etcd_process import free_port
 
 FILES = Path(__file__).resolve().parent.parent.parent / "helm" / "ipamd" / "files"
 RULES = FILES / "rules.yaml"
-DASHBOARD = json.loads((FILES / "dashboard.json").read_text())
+PANELS = [each for each in json.loads((FILES / "dashboard.json").read_text())["panels"] if each["type"] != "row"]
+"""Of the dashboard as it is in the chart."""
+
 RANGES = {**network(kind="host-local", ranges=[[{"subnet": "10.9.0.0/16"}]]), "name": "ranges"}
 
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.daemon_process import Daemon
-from tests.helm.prometheus import DASHBOARD, Prometheus
+from tests.helm.prometheus import PANELS, Prometheus
 
-PANELS = ("Requests", "Time to a reply, 99th percentile", "Reserve: smallest of the nodes", "Addresses by state")
+TITLES = ("Requests", "Time to a reply, 99th percentile", "Reserve: smallest of the nodes", "Addresses by state")
 SECONDS = 120
 SIZE = (1000, 3120)
 
@@ -37,9 +37,9 @@ def serve(daemon: Daemon) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Write the picture."""
-    by_title = {panel["title"]: panel["targets"][0]["expr"] for panel in DASHBOARD["panels"]}
-    fields = {}
-    for number, title in enumerate(PANELS):
+    by_title = {panel["title"]: panel["targets"][0]["expr"] for panel in PANELS}
+    fields: dict[str, str] = {}
+    for number, title in enumerate(TITLES):
         expression = by_title[title].replace("$instance", ".*").replace("$pool", ".*")
         fields |= {f"g{number}.expr": expression, f"g{number}.tab": "0", f"g{number}.range_input": f"{SECONDS}s"}
     with tempfile.TemporaryDirectory() as directory, Prometheus(Path(directory, "p")) as prometheus:

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from tests.daemon_process import wait_for
-from tests.helm.prometheus import DASHBOARD, RULES, Prometheus
-from tests.helm.screenshot import PANELS
+from tests.helm import dashboard
+from tests.helm.prometheus import PANELS, RULES, Prometheus
+from tests.helm.screenshot import TITLES
 from tests.systemd.service_manager import missing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,7 +20,7 @@ TESTS = ROOT / "tests" / "helm" / "rules_test.yaml"
 (GROUP,) = msgspec.yaml.decode(RULES.read_bytes())["groups"]
 ALERTS = {rule["alert"]: rule for rule in GROUP["rules"] if "alert" in rule}
 RECORDED = {rule["record"]: rule for rule in GROUP["rules"] if "record" in rule}
-QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 
 
 def documented() -> set[str]:
@@ -79,10 +80,15 @@ def test_what_is_asked_for_exists() -> None:
 
 def test_the_picture_of_the_documentation_shows_panels_of_the_dashboard() -> None:
     """It can be taken again (``python -m tests.helm.screenshot``), and costs a reader little."""
-    assert set(PANELS) <= {panel["title"] for panel in DASHBOARD["panels"]}
+    assert set(TITLES) <= {panel["title"] for panel in PANELS}
     picture = (ROOT / "docs" / "pictures" / "dashboard.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n")
     assert len(picture) < 200_000
+
+
+def test_the_dashboard_is_up_to_date() -> None:
+    """``make pages`` makes it, the same each time."""
+    assert dashboard.FILE.read_text() == dashboard.text(), "dashboard.json is out of date: run `make pages`"
 
 
 @pytest.fixture(scope="module")
