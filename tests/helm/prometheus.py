@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import shutil
 import subprocess
 import urllib.parse
@@ -16,30 +17,51 @@ import msgspec
 
 from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.etcd_process import free_port
+from tests.systemd.service_manager import missing
 
 FILES = Path(__file__).resolve().parent.parent.parent / "helm" / "ipamd" / "files"
 RULES = FILES / "rules.yaml"
 PANELS = [each for each in json.loads((FILES / "dashboard.json").read_text())["panels"] if each["type"] != "row"]
 """Of the dashboard as it is in the chart."""
 
+NODES = 25
+"""As which a daemon is scraped, where it matters that there are many."""
 RANGES = {**network(kind="host-local", ranges=[[{"subnet": "10.9.0.0/16"}]]), "name": "ranges"}
 
 
-class Prometheus:
-    """Scrapes and evaluates once a second. Use it as a context manager; ``address`` is that of its pages."""
+def named(expression: str) -> set[str]:
+    """The metrics in an expression; a histogram by its own name, not by those of its parts."""
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bipamd[\w:]+", expression)}
 
-    def __init__(self, directory: Path, node: str = "node-a") -> None:
+
+def promtool(*arguments: str) -> None:
+    """Run promtool, which must be content."""
+    if shutil.which("promtool") is None:
+        missing("cannot check the rules without promtool; install prometheus (tests/system.sh)")
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Prometheus:
+    """Scrapes and evaluates once a second, one daemon as so many nodes.
+
+    Use it as a context manager; ``address`` is that of its pages.
+    """
+
+    def __init__(self, directory: Path, nodes: int = 1) -> None:
         scraped, own = free_port(), free_port()
         self.address = f"http://127.0.0.1:{own}"
-        self.daemon = Daemon(directory / "d", node, *POOLS, "--metrics-address", f"127.0.0.1:{scraped}")
-        self._directory, self._scraped, self._own = directory, scraped, own
+        self.daemon = Daemon(directory / "d", "node-a", *POOLS, "--metrics-address", f"127.0.0.1:{scraped}")
+        self._directory, self._scraped, self._own, self._nodes = directory, scraped, own, nodes
         self._numbers = itertools.count()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._directory.mkdir(exist_ok=True)
         shutil.copy(RULES, self._directory)
-        job = {"job_name": "ipamd", "static_configs": [{"targets": [f"127.0.0.1:{self._scraped}"]}]}
+        names = ({"instance": f"10.0.0.{number}:9178", "node": f"node-{number}"} for number in range(self._nodes))
+        scraped = [{"targets": [f"127.0.0.1:{self._scraped}"], "labels": labels} for labels in names]
+        job = {"job_name": "ipamd", "static_configs": scraped}
         config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yaml"]}
         file, log = self._directory / "prometheus.yml", self._directory / "log"
         file.write_bytes(msgspec.yaml.encode({**config, "scrape_configs": [job]}))
