@@ -4,11 +4,8 @@ What happens is counted as it happens (requests); what is, is read from the ledg
 (a collector), so that nothing on the way to a reply updates a gauge. The only module that imports prometheus_client.
 """
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Protocol
 
@@ -20,13 +17,9 @@ from prometheus_client.utils import floatToGoString
 
 from ipamd import __version__
 from ipamd.core.ledger import Ledger
+from ipamd.durations import BUCKETS, Durations
 
-BUCKETS = (
-    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
-)  # fmt: skip
-"""Seconds: from a request answered from memory (tens of microseconds) to one that waited for a block."""
-
-_bucket = partial(bisect_left, [round(seconds * 1e9) for seconds in BUCKETS])
+_BOUNDS = (*map(floatToGoString, BUCKETS), "+Inf")
 _TOGETHER = 256
 """Requests to count at once: in less than half a millisecond."""
 
@@ -55,8 +48,8 @@ class Metrics:
             "ipamd_start_time_seconds", "When the daemon started, Unix time", registry=self.registry
         ).set_to_current_time()
         self._requests: Counter[tuple[str, int]] = Counter()
-        self._by_verb: dict[str, _Durations] = {}
-        self._by_stage = {stage: _Durations() for stage in _STAGES}
+        self._by_verb: dict[str, Durations] = {}
+        self._by_stage = {stage: Durations() for stage in _STAGES}
         self._over: list[tuple[Timed, int]] = []
         self.registry.register(_Collector(ledger, facts, self._count, self._requests, self._by_verb, self._by_stage))
 
@@ -78,7 +71,7 @@ class Metrics:
         self._requests.update(zip(verbs, codes, strict=True))
         for verb in set(verbs):
             spent = [total for its, total in zip(verbs, totals, strict=True) if its == verb]
-            self._by_verb.setdefault(verb, _Durations()).add(spent)
+            self._by_verb.setdefault(verb, Durations()).add(spent)
         for name, column in zip(_STAGES, stages, strict=True):
             self._by_stage[name].add(column, column.count(0))
 
@@ -99,31 +92,6 @@ class Metrics:
 _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
 
 
-class _Durations:
-    """A histogram of durations: how many by bucket, and their sum in ns.
-
-    prometheus_client's own, and its counters, are for threads: those of one request would be a tenth of an ADD.
-    """
-
-    __slots__ = ("_counts", "_total")
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(BUCKETS) + 1)
-        self._total = 0
-
-    def add(self, durations: Sequence[int], absent: int = 0) -> None:
-        """Count durations (ns), of which so many are zeros that stand for nothing."""
-        for bucket, count in Counter(map(_bucket, durations)).items():
-            self._counts[bucket] += count
-        self._counts[0] -= absent
-        self._total += sum(durations)
-
-    def add_to(self, family: HistogramMetricFamily, label: str) -> None:
-        """Show it as one series of a metric."""
-        bounds = (*map(floatToGoString, BUCKETS), "+Inf")
-        family.add_metric((label,), list(zip(bounds, accumulate(self._counts), strict=True)), self._total / 1e9)
-
-
 class _Collector(Collector):
     """Reads the ledger and the histograms when asked."""
 
@@ -133,8 +101,8 @@ class _Collector(Collector):
         facts: Callable[[], Mapping[str, float]],
         count: Callable[[], None],
         requests: Mapping[tuple[str, int], int],
-        by_verb: Mapping[str, _Durations],
-        by_stage: Mapping[str, _Durations],
+        by_verb: Mapping[str, Durations],
+        by_stage: Mapping[str, Durations],
     ) -> None:
         self._ledger, self._facts, self._count = ledger, facts, count
         self._requests, self._by_verb, self._by_stage = requests, by_verb, by_stage
@@ -167,7 +135,7 @@ class _Collector(Collector):
         )
         for family, series in ((whole, self._by_verb), (stages, self._by_stage)):
             for label, durations in series.items():
-                durations.add_to(family, label)
+                family.add_metric((label,), list(zip(_BOUNDS, durations.cumulative(), strict=True)), durations.seconds)
             yield family
 
     def _addresses(self) -> Iterator[Metric]:
