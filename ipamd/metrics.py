@@ -20,6 +20,7 @@ from ipamd.core.ledger import Ledger
 from ipamd.durations import BUCKETS, Durations
 
 _BOUNDS = (*map(floatToGoString, BUCKETS), "+Inf")
+_OPENMETRICS = "application/openmetrics-text"
 _TOGETHER = 256
 """Requests to count at once: in less than half a millisecond."""
 
@@ -84,8 +85,12 @@ class Metrics:
         return counts
 
     def exposition(self, accept: str = "") -> tuple[str, bytes]:
-        """Content type and body for Prometheus, in the format that ``accept`` prefers."""
-        encode, content_type = choose_encoder(accept)
+        """Content type and body for Prometheus: OpenMetrics if ``accept`` names it, else the older text format.
+
+        The library is not given what a client wrote: a version that is no number would be an exception in it.
+        """
+        asked = any(each.partition(";")[0].strip().lower() == _OPENMETRICS for each in accept.split(","))
+        encode, content_type = choose_encoder(f"{_OPENMETRICS}; version=1.0.0" if asked else "")
         return content_type, encode(self.registry)
 
 

@@ -67,6 +67,31 @@ def test_what_is_read_twice_is_not_counted_twice(metrics):
     assert [read(metrics, "requests_total", verb="ADD", code="0") for _ in range(2)] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("accept", "format_"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("*/*", "text/plain; version=0.0.4"),
+        ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/plain; version=0.0.4"),
+        ("text/plain; version=1e999", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text", "application/openmetrics-text; version=1.0.0"),
+        (
+            "text/html, Application/OpenMetrics-Text ;version=0.0.1;q=0.75",
+            "application/openmetrics-text; version=1.0.0",
+        ),
+        ("application/openmetrics-text; version=x; charset=\u2603", "application/openmetrics-text; version=1.0.0"),
+        (",;,;;=application/openmetrics-text", "text/plain; version=0.0.4"),
+    ],
+)
+def test_who_accepts_openmetrics_gets_it(metrics, accept, format_):
+    """Everybody else the older format; whatever a client writes there is neither an error nor in the answer."""
+    metrics.request(Stages("ADD", 0, total=US), 0)
+    content_type, body = metrics.exposition(accept)
+    assert content_type.startswith(f"{format_}; charset=utf-8")
+    assert b'ipamd_requests_total{code="0",verb="ADD"} 1.0\n' in body
+    assert body.endswith(b"# EOF\n") == ("openmetrics" in format_)
+
+
 def test_each_metric_is_documented_with_type_and_labels():
     """The page's table says of each what the daemon exposes, and for each what it means and which question it answers."""
     rows = re.findall(r"^\| `(ipamd_\w+)` \| (\w+) \| (.*?) \| (.+?) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)

@@ -43,8 +43,8 @@ class Reports(Struct, frozen=True, kw_only=True):
 
     status: Callable[[], Mapping[str, object]]
     config: Callable[[], Mapping[str, object]]
-    metrics: Callable[[], tuple[str, bytes]]
-    """Content type and body of the Prometheus exposition."""
+    metrics: Callable[[str], tuple[str, bytes]]
+    """Content type and body of the Prometheus exposition, for who accepts this."""
     ready: Callable[[], str]
     """Why an ADD could not be served now; "" if it could."""
     now: Callable[[], int]
@@ -153,8 +153,8 @@ def public(reports: Reports) -> tuple[Route, ...]:
     Why not is told only to who could read the rest of the socket too: a reason may name endpoints and pods.
     """
 
-    def metrics(_request: Request, _peer: Peer) -> Response:
-        content_type, body = reports.metrics()
+    def metrics(request: Request, _peer: Peer) -> Response:
+        content_type, body = reports.metrics(request.headers.get("accept", ""))
         return Response(200, body, content_type)
 
     def ready(_request: Request, peer: Peer) -> Response:

@@ -34,7 +34,7 @@ class Api:
         reports = Reports(
             status=lambda: {"status": "s"},
             config=lambda: {"config": "c"},
-            metrics=lambda: ("text/plain; version=0.0.4", b"m 1\n"),
+            metrics=lambda accept: (f"text/plain; for={accept}", b"m 1\n"),
             ready=lambda: self.reason,
             now=lambda: 0,
             drain=lambda: {"draining": True},
@@ -72,9 +72,9 @@ class Api:
         """The store: echoes."""
         return f"commit by {uid} ".encode() + body
 
-    def get(self, path: str, peer: Peer = ROOT, method: str = "GET") -> Response:
+    def get(self, path: str, peer: Peer = ROOT, method: str = "GET", **head: str) -> Response:
         """Answer a request without a body."""
-        response = self.router(Request(method, path, "", {}, b"", keep_alive=True), peer)
+        response = self.router(Request(method, path, "", head, b"", keep_alive=True), peer)
         if isinstance(response, Response):
             return response
         return trio.run(_awaited, response)
@@ -331,10 +331,11 @@ def test_a_contested_address_is_shown_as_not_flushed(api: Api) -> None:
 
 
 def test_what_the_daemon_reports(api: Api) -> None:
-    """Status and configuration are the daemon's own words; metrics have Prometheus' content type."""
+    """Status and configuration are the daemon's own words; metrics have Prometheus' content type, of the format it accepts."""
     assert (api.json("/v1/status"), api.json("/v1/config")) == ({"status": "s"}, {"config": "c"})
     metrics = api.get("/metrics", OVER_TCP)
-    assert (metrics.status, metrics.content_type, metrics.body) == (200, "text/plain; version=0.0.4", b"m 1\n")
+    assert (metrics.status, metrics.content_type, metrics.body) == (200, "text/plain; for=", b"m 1\n")
+    assert api.get("/metrics", OVER_TCP, accept="*/*").content_type == "text/plain; for=*/*"
 
 
 def test_health_and_readiness(api: Api) -> None:

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.activated_daemon import Activated
 from tests.daemon_process import POOLS, Daemon, addresses_of, wait_for
@@ -38,7 +39,7 @@ def test_a_daemon_serves_on_the_socket_that_systemd_hands_it_and_requests_queue_
 
 
 def test_metrics_over_tcp_are_read_only_and_nothing_else_is_served_there(tmp_path: Path) -> None:
-    """The TCP address gives /metrics, /healthz and /readyz; CNI and the node's data are on the Unix socket alone."""
+    """The TCP address gives /metrics in both formats, /healthz and /readyz; CNI and the node's data are on the Unix socket alone."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with Daemon(tmp_path / "d", "node-a", *POOLS, "--metrics-address", f"127.0.0.1:{port}") as daemon:
@@ -47,6 +48,10 @@ def test_metrics_over_tcp_are_read_only_and_nothing_else_is_served_there(tmp_pat
         with urllib.request.urlopen(f"{base}/metrics") as response:
             text = response.read().decode()
         assert 'ipamd_requests_total{code="0",verb="ADD"} 1.0' in text
+        accepts = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
+        with urllib.request.urlopen(urllib.request.Request(f"{base}/metrics", headers=accepts)) as response:
+            families = {each.name for each in text_string_to_metric_families(response.read().decode())}
+        assert {"ipamd_requests", "ipamd_request_duration_seconds", "ipamd_build"} <= families
         for path, data in (("/v1/allocations", None), ("/v1/cni", b"{}")):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(urllib.request.Request(base + path, data=data))
