@@ -6,18 +6,21 @@ What happens is counted as it happens (requests); what is, is read from the ledg
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import compress
 from operator import attrgetter
+from time import time
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from ipamd import __version__
 from ipamd.core.ledger import Ledger
-from ipamd.durations import BUCKETS, Durations
+from ipamd.durations import BUCKETS, LABEL, Durations
 
 _BOUNDS = (*map(floatToGoString, BUCKETS), "+Inf")
 _OPENMETRICS = "application/openmetrics-text"
@@ -25,14 +28,18 @@ _TOGETHER = 256
 """Requests to count at once: in less than half a millisecond."""
 
 _STAGES = ("queue", "decide", "journal", "wait")
-_read = attrgetter("verb", "total", *_STAGES)
+_read = attrgetter("verb", "total", "container", *_STAGES)
 
 
 class Timed(Protocol):
-    """A request that is over: how long it and its stages took, in ns; 0 for stages that did not happen."""
+    """A request that is over: how long it and its stages took, in ns; 0 for stages that did not happen.
+
+    ``container`` is the id that it came with, "" if none is known.
+    """
 
     verb: str
     total: int
+    container: str
     queue: int
     decide: int
     journal: int
@@ -67,12 +74,14 @@ class Metrics:
             return
         # Without a loop over the requests: a step of the interpreter for each would show in the rate of ADDs.
         requests, codes = zip(*over, strict=True)
-        told, totals, *stages = zip(*map(_read, requests), strict=True)
+        told, totals, containers, *stages = zip(*map(_read, requests), strict=True)
         verbs = [verb if verb in _VERBS else "other" for verb in told]
         self._requests.update(zip(verbs, codes, strict=True))
+        now = time()
         for verb in set(verbs):
-            spent = [total for its, total in zip(verbs, totals, strict=True) if its == verb]
-            self._by_verb.setdefault(verb, Durations()).add(spent)
+            its = list(map(verb.__eq__, verbs))
+            spent, named = list(compress(totals, its)), compress(containers, its)
+            self._by_verb.setdefault(verb, Durations()).add_named(spent, named, now)
         for name, column in zip(_STAGES, stages, strict=True):
             self._by_stage[name].add(column, column.count(0))
 
@@ -95,6 +104,18 @@ class Metrics:
 
 
 _VERBS = frozenset({"ADD", "DEL", "CHECK", "STATUS", "GC"})
+
+
+def _buckets(durations: Durations) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    """A histogram's buckets, each with its example, which only the OpenMetrics format shows."""
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    for number, (bound, count) in enumerate(zip(_BOUNDS, durations.cumulative(), strict=True)):
+        if example := durations.examples.get(number):
+            labels, seconds = {LABEL: example.container}, example.duration / 1e9
+            buckets.append((bound, count, Exemplar(labels, seconds, round(example.at, 3))))
+        else:
+            buckets.append((bound, count))
+    return buckets
 
 
 class _Collector(Collector):
@@ -140,7 +161,7 @@ class _Collector(Collector):
         )
         for family, series in ((whole, self._by_verb), (stages, self._by_stage)):
             for label, durations in series.items():
-                family.add_metric((label,), list(zip(_BOUNDS, durations.cumulative(), strict=True)), durations.seconds)
+                family.add_metric((label,), _buckets(durations), durations.seconds)
             yield family
 
     def _addresses(self) -> Iterator[Metric]:

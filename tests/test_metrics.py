@@ -1,9 +1,11 @@
 """The histograms and counters of requests, as Prometheus reads them."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from ipamd.api.steps import Stages
 from ipamd.core.ledger import Ledger
@@ -11,6 +13,7 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.metrics import _TEXTS, Metrics
 
 US = 1000
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
 
@@ -90,6 +93,57 @@ def test_who_accepts_openmetrics_gets_it(metrics, accept, format_):
     assert content_type.startswith(f"{format_}; charset=utf-8")
     assert b'ipamd_requests_total{code="0",verb="ADD"} 1.0\n' in body
     assert body.endswith(b"# EOF\n") == ("openmetrics" in format_)
+
+
+def exemplars(metrics):
+    """Container and seconds of the buckets that name one, by verb and bound, as the parser of OpenMetrics reads them."""
+    content_type, body = metrics.exposition(OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text")
+    samples = [each for family in text_string_to_metric_families(body.decode()) for each in family.samples]
+    assert all(each.name == "ipamd_request_duration_seconds_bucket" for each in samples if each.exemplar)
+    return {
+        (each.labels["verb"], each.labels["le"]): (each.exemplar.labels["container"], each.exemplar.value)
+        for each in samples
+        if each.exemplar
+    }
+
+
+def test_a_bucket_names_the_container_of_its_last_request(metrics):
+    """Who sees a slow bucket finds the pod; each request is in one bucket only, however much the counts add up."""
+    for container, total in (("first", 30 * US), ("slow", 7_000_000 * US), ("second", 40 * US)):
+        metrics.request(Stages("ADD", 0, total=total, container=container), 0)
+    metrics.request(Stages("DEL", 0, total=40 * US, container="first"), 0)
+    expected = {("ADD", "5e-05"): ("second", 4e-05), ("ADD", "10.0"): ("slow", 7.0), ("DEL", "5e-05"): ("first", 4e-05)}
+    assert exemplars(metrics) == expected
+    metrics.request(Stages("ADD", 0, total=30 * US, container="third"), 0)
+    assert exemplars(metrics) == {**expected, ("ADD", "5e-05"): ("third", 3e-05)}
+
+
+def test_an_exemplar_is_of_when_the_request_was_counted(metrics):
+    """Without that time Prometheus would take an old one for new at its next start."""
+    began = time.time()
+    metrics.request(Stages("ADD", 0, total=US, container="c"), 0)
+    (stamp,) = re.findall(rb'# \{container="c"\} \S+ (\S+)\n', metrics.exposition(OPENMETRICS)[1])
+    assert began - 0.001 <= float(stamp) <= time.time() + 0.001
+    assert stamp in metrics.exposition(OPENMETRICS)[1], "it stays when nothing is new"
+
+
+def test_an_exemplar_is_no_longer_than_openmetrics_allows(metrics):
+    """128 characters of names and values; a longer container id does not put the one that was there out of its place."""
+    longest = "c" * (128 - len("container"))
+    for container in (longest, longest + "c", "c" * 1024, ""):
+        metrics.request(Stages("ADD", 0, total=US, container=container), 0)
+        assert exemplars(metrics) == {("ADD", "1e-05"): (longest, 1e-06)}
+
+
+def test_the_text_format_has_no_exemplars(metrics):
+    """It knows none: a line with one could not be read."""
+    metrics.request(Stages("ADD", 0, total=US, container="c"), 0)
+    for accept in ("", "text/plain; version=0.0.4"):
+        content_type, body = metrics.exposition(accept)
+        assert content_type.startswith("text/plain")
+        assert b'container="' not in body
+        assert b" # " not in body.replace(b"# HELP", b"").replace(b"# TYPE", b"")
 
 
 def test_each_metric_is_documented_with_type_and_labels():

@@ -66,6 +66,7 @@ class Handlers:
             version = config.cniVersion
             invocation = cni.read_invocation(request, config, arrival)
             stages.queue = arrival - invocation.started
+            stages.container = invocation.attachment.container
             match invocation.command:
                 case "ADD":
                     return (self.ranges if hostlocal.serves(config) else self.pools).add(invocation, stages)

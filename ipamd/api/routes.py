@@ -148,7 +148,7 @@ def relayed(
 
 
 def public(reports: Reports) -> tuple[Route, ...]:
-    """The routes that are also served over TCP: nothing but numbers, and yes or no.
+    """The routes that are also served over TCP: nothing but numbers, ids of a few containers, and yes or no.
 
     Why not is told only to who could read the rest of the socket too: a reason may name endpoints and pods.
     """

@@ -37,7 +37,7 @@ class Stages(Struct):
     """How long one request and its stages took (ns), for the metrics: 0 where a stage did not happen.
 
     ``queue`` is from the plugin's start to the arrival here: its exec, its connect, and the wait for this daemon;
-    ``wait`` is for an address, or for Kubernetes to tell of the pod.
+    ``wait`` is for an address, or for Kubernetes to tell of the pod. ``container`` is "" while no id was understood.
     """
 
     verb: str
@@ -47,6 +47,7 @@ class Stages(Struct):
     decide: int = 0
     journal: int = 0
     wait: int = 0
+    container: str = ""
 
 
 class Steps:

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class Prometheus:
         file.write_bytes(msgspec.yaml.encode({**config, "scrape_configs": [job]}))
         command = [
             "prometheus", f"--config.file={file}", f"--storage.tsdb.path={self._directory / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self._own}",
+            f"--web.listen-address=127.0.0.1:{self._own}", "--enable-feature=exemplar-storage",
         ]  # fmt: skip
         with self._stack as stack:
             stack.enter_context(self.daemon)
@@ -84,11 +85,19 @@ class Prometheus:
 
     def ask(self, expression: str) -> list[dict[str, Any]] | None:
         """What it answers to an expression, now; None if it does not listen yet."""
-        query = urllib.parse.urlencode({"query": expression})
+        found = self._get("query", query=expression)
+        return None if found is None else found["result"]
+
+    def exemplars(self, expression: str) -> list[dict[str, Any]]:
+        """What it has of exemplars of the last minute, by series."""
+        now = time.time()
+        return self._get("query_exemplars", query=expression, start=now - 60, end=now) or []
+
+    def _get(self, what: str, **parameters: object) -> Any:
+        url = f"{self.address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(f"{self.address}/api/v1/query?{query}", timeout=10) as response:
-                result: list[dict[str, Any]] = json.load(response)["data"]["result"]
-                return result
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return json.load(response)["data"]
         except OSError:
             return None
 

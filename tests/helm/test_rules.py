@@ -61,3 +61,13 @@ def test_what_is_asked_for_exists() -> None:
 def test_a_healthy_node_raises_no_alert(prometheus: Prometheus) -> None:
     """None is pending either, once what the ADDs at its start took from the reserve is there again."""
     wait_for(lambda: prometheus.ask("ALERTS") == [], 30)
+
+
+@pytest.mark.real
+def test_prometheus_keeps_the_containers_that_buckets_name(prometheus: Prometheus) -> None:
+    """It asks for OpenMetrics by itself, and takes what the daemon says there of its own requests."""
+    query = 'ipamd_request_duration_seconds_bucket{verb="ADD",instance="10.0.0.0:9178"}'
+    prometheus.load(lambda: bool(prometheus.exemplars(query)))
+    found = [each for series in prometheus.exemplars(query) for each in series["exemplars"]]
+    assert all(re.fullmatch(r"[cr]\d+", each["labels"]["container"]) for each in found)
+    assert all(0 < float(each["value"]) < 60 for each in found)
