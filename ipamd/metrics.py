@@ -215,6 +215,7 @@ class _Collector(Collector):
 
 _TEXTS = {
     "ready": "Whether an ADD can be served (1) or not (0)",
+    "draining": "Whether the node is being drained (1), and therefore not ready, or not (0)",
     "store_connected": "Whether the store could be reached last (1) or not (0)",
     "store_locked": "Whether the datastore is locked (1) or not (0)",
     "unflushed_facts": "Assignments and releases that the store does not have yet",

@@ -189,6 +189,7 @@ class Report:
         progress, sync = self.progress or Progress(flushed_until=now), self.sync
         return {
             "ready": not self.unready(),
+            "draining": self._ledger.draining,
             "store_connected": self._connected,
             "store_locked": self._ledger.settings.locked,
             "unflushed_facts": self.unflushed,

@@ -17,6 +17,7 @@ def test_a_drained_node_leaves_calicos_own_records(etcd: EtcdProcess, start: Sta
     progress = daemon.request("POST", "/v1/drain")[1]
     assert b'"draining": true' in progress
     assert daemon.get("/readyz") == {"ready": False, "reason": "the node is being drained"}
+    assert daemon.metric("ipamd_draining") == 1
     wait_for(lambda: b'"drained": true' in daemon.request("POST", "/v1/drain")[1])
     state = State.of(etcd)
     assert set(state.pods()) == {address}
@@ -26,6 +27,7 @@ def test_a_drained_node_leaves_calicos_own_records(etcd: EtcdProcess, start: Sta
     assert daemon.plugin("ADD", "b").json["code"] == 11
     daemon.request("POST", "/v1/undrain")
     daemon.wait_ready()
+    assert daemon.metric("ipamd_draining") == 0
     daemon.add("b")
 
 

@@ -2,6 +2,7 @@
 
 from tests.helm.dashboard.panel import ALL, NODE, Panel, nodes, number, pools
 
+_UNREADY = f"{nodes('ipamd_ready')} == 0 unless on (instance) ipamd_draining == 1"
 _EMPTY = f"{pools('ipamd_reserve_addresses')} == 0 and {pools('ipamd_reserve_target_addresses')} > 0"
 _RESERVES = f"{pools('ipamd_reserve_addresses')} and {pools('ipamd_reserve_target_addresses')} > 0"
 _KNOWN = f"group by (instance) (last_over_time({nodes('ipamd_ready')}[1h]))"
@@ -22,10 +23,14 @@ OVERVIEW = (
     Panel(
         "Nodes that can serve an ADD",
         "short",
-        [(f"sum({nodes('ipamd_ready')})", "ready"), (f"count({nodes('ipamd_ready')})", "all")],
+        [
+            (f"sum({nodes('ipamd_ready')})", "ready"),
+            (f"sum({nodes('ipamd_draining')})", "drained"),
+            (f"count({nodes('ipamd_ready')})", "all"),
+        ],
         "stat",
         6,
-        "A node that serves only host-local ranges is never ready: the word is of pools.",
+        "A node that is drained or serves only host-local ranges is not ready: the word is of pools.",
     ),
     Panel(
         "Pools: how full",
@@ -48,7 +53,7 @@ OVERVIEW = (
         "Nodes in trouble",
         "short",
         [
-            (number(f"{nodes('ipamd_ready')} == 0"), "cannot serve"),
+            (number(_UNREADY), "cannot serve"),
             (number(f"{_KNOWN} unless {_SCRAPED}"), "silent"),
             (number(f"{nodes('ipamd_store_connected')} == 0"), "without store"),
             (number(f"group by (instance) ({_EMPTY})"), "a reserve empty"),
@@ -74,7 +79,7 @@ WHERE = (
     Panel(
         "Cannot serve: how long the daemon runs",
         "s",
-        [(f"bottomk(10, time() - {nodes('ipamd_start_time_seconds')} and on (instance) ipamd_ready == 0)", NODE)],
+        [(f"bottomk(10, time() - {nodes('ipamd_start_time_seconds')} and on (instance) ({_UNREADY}))", NODE)],
         "bargauge",
         6,
         "Those that started last. Only seconds, again and again: it does not stay up. `ipamctl status` there says why.",
