@@ -287,7 +287,10 @@ class _Draft:
             # A block that vanished beneath living pods is written again; one that was marked as deleted comes back with
             # what others have in it.
             owner = keys.host_affinity(self.ledger.node)
-            image = BlockRecord(block.value) if block.value else new_block(block.net, owner, self.now.unix)
+            if block.record is not None:
+                image = block.record.copy()
+            else:
+                image = BlockRecord(block.value) if block.value else new_block(block.net, owner, self.now.unix)
             if image.deleted:
                 image.revive(owner)
             for ordinal in ordinals_of(block.cooled):

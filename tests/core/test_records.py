@@ -277,7 +277,10 @@ def test_a_block_without_affinity_has_no_claim_time() -> None:
     st.lists(st.tuples(st.booleans(), st.integers(0, 15), st.sampled_from("abc")), max_size=40),
 )
 def test_any_history_of_a_block_reads_back(history: list[tuple[bool, int, str]]) -> None:
-    """After any history of takes and frees a block's bytes are a block with the same owners, oldest free first."""
+    """After any history of takes and frees a block's bytes are a block with the same owners, oldest free first.
+
+    A copy is written as the bytes would be, whatever befell another copy.
+    """
     record = new_block(parse_cidr("10.0.0.0/28"), "host:n", 100)
     owners: dict[int, str] = {}
     line = list(range(16))
@@ -290,11 +293,18 @@ def test_any_history_of_a_block_reads_back(history: list[tuple[bool, int, str]])
             record.free(ordinal)
             del owners[ordinal]
             line.append(ordinal)
-        record = BlockRecord(record.encode())
+        value = record.encode()
+        record = BlockRecord(value)
         assert record.unallocated == line
         assert {o: owner.handle for o in range(16) if (owner := record.owner(o))} == owners
         assert set(record.sequences) == {str(ordinal) for ordinal in owners}
         assert len(record.attributes) == len(set(owners.values()))
+        edited = record.copy()
+        for each in owners:
+            edited.free(each)
+        edited.take({0}, attribute("d", {}))
+        edited.revive("host:other")
+        assert record.copy().encode() == BlockRecord(value).encode()
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,10 @@ class BlockRecord:
 
     def __init__(self, value: bytes) -> None:
         try:
-            self._fields = msgspec.json.decode(value, type=dict[str, Raw])
-            known = msgspec.json.decode(value, type=_KnownBlock)
+            self._fields = _decode_fields(value)
+            known = _decode_block(value)
             self.cidr = parse_cidr(known.cidr)
-            self.owners = [msgspec.json.decode(raw, type=_Attribute).owner() for raw in known.attributes]
+            self.owners = [_decode_attribute(raw).owner() for raw in known.attributes]
         except MALFORMED as error:
             raise RecordError(f"not an allocation block: {error}") from error
         self.affinity = known.affinity
@@ -81,6 +81,16 @@ class BlockRecord:
         self.sequence = known.sequenceNumber
         self.sequences = known.sequenceNumberForAllocation or {}
         self._check()
+
+    def copy(self) -> "BlockRecord":
+        """One to edit, at a fraction of the cost of reading the bytes again."""
+        made = object.__new__(BlockRecord)
+        made._fields = dict(self._fields)
+        made.cidr, made.affinity, made.sequence = self.cidr, self.affinity, self.sequence
+        made.owners, made.attributes = list(self.owners), list(self.attributes)
+        made.allocations, made.unallocated = list(self.allocations), list(self.unallocated)
+        made.sequences = dict(self.sequences)
+        return made
 
     def _check(self) -> None:
         size = self.cidr.size
@@ -148,7 +158,7 @@ class BlockRecord:
         except ValueError:
             index = len(self.attributes)
             self.attributes.append(raw)
-            self.owners.append(msgspec.json.decode(raw, type=_Attribute).owner())
+            self.owners.append(_decode_attribute(raw).owner())
         self.allocations[ordinal] = index
 
     def take(self, ordinals: set[int], raw: Raw) -> None:
@@ -206,6 +216,12 @@ class _KnownBlock(Struct):
     affinity: str | None = None
     sequenceNumber: int = 0  # noqa: N815 - Calico's field name
     sequenceNumberForAllocation: dict[str, int] | None = None  # noqa: N815 - Calico's field name
+
+
+# Made once: each flush reads a block's image back, of up to 64 attributes.
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_block = msgspec.json.Decoder(_KnownBlock).decode
+_decode_attribute = msgspec.json.Decoder(_Attribute).decode
 
 
 def new_block(cidr: Cidr, affinity: str, at: int) -> BlockRecord:
