@@ -174,6 +174,8 @@ def test_the_daemonset_serves_pods(fabric: Fabric, folder: Path, built: Build, v
     """Each container runs as the manifest has it; the plugin that one installs gets pods their addresses, over an upgrade."""
     with Machine("node-a", folder / "disk", ["/var/lib"]) as machine:
         fabric.plug(machine, 1)
+        # A container's /proc is a new one and has the kernel's boot id: the plugin has to see the same, as on any node.
+        machine.run("umount", "/proc/sys/kernel/random/boot_id")
         with Runtime(machine, NETWORK, {}, ()) as runtime:
             runtime.load(built.root, NAME, built.config)
             file = ROOT / "helm" / "values" / f"{values}.yaml"
