@@ -73,7 +73,7 @@ demo: system $(VENV)/.dev-stamp $(PLUGIN)
 
 e2e: export IPAMD_E2E = 1
 e2e: system $(VENV)/.dev-stamp $(PLUGIN)
-	$(BIN)/python -m pytest -v tests/e2e
+	$(BIN)/python -m pytest -v --durations=0 --durations-min=1 tests/e2e
 
 bench: system $(VENV)/.dev-stamp $(PLUGIN)
 	@mkdir -p $(RUN)
