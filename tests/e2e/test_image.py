@@ -54,6 +54,13 @@ def built(tmp_path_factory: pytest.TempPathFactory, host_network: list[str]) -> 
     shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def _no_cgroups_left() -> Iterator[None]:
+    """Also of a test that failed."""
+    yield
+    remove_cgroups()
+
+
 class Kubelet:
     """Runs the DaemonSet's pod on a runtime, from the objects that helm makes; ``container`` is the daemon's."""
 
@@ -206,7 +213,6 @@ def test_the_daemonset_serves_pods(fabric: Fabric, folder: Path, built: Build, v
             three = runtime.start_pod("three")
             assert runtime.pings(three, two.addresses[0])
             assert held(machine) == {*two.addresses, *three.addresses}
-    remove_cgroups()
 
 
 def held(machine: Machine) -> set[str]:
