@@ -13,7 +13,6 @@ import tomllib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import pytest
@@ -26,6 +25,7 @@ from ipamd.core.errors import Code
 from ipamd.ctl.main import cli
 from tests.daemon_process import UnixConnection
 from tests.make_process import Checkout, MakeRun, make_run
+from tests.readme import blocks, commands
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -40,28 +40,6 @@ READING = 170
 
 DRY = {"make test": "make -n test", "make bench": "make -n bench"}
 """Only looked at, that make knows what to do: the first would run this test again, the second takes minutes."""
-
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SKIP = re.compile(r"<!-- test: skip(?:, (?P<reason>[^>]+?))? -->\n$")
-
-
-class Block(NamedTuple):
-    """A fenced block: its language, its text, and the comment right above it that says to leave it out."""
-
-    language: str
-    text: str
-    skip: re.Match[str] | None
-
-
-def blocks(text: str) -> Iterator[Block]:
-    """All fenced blocks of a document, in order."""
-    for found in _FENCE.finditer(text):
-        yield Block(found[1], found[2], _SKIP.search(text[: found.start()]))
-
-
-def commands(text: str) -> list[str]:
-    """The ``sh`` blocks to run."""
-    return [block.text for block in blocks(text) if block.language == "sh" and not block.skip]
 
 
 def section(title: str) -> str:
