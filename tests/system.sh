@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the tests need of the system and PyPI does not have: the reference CNI plugins, ip, ping, curl, systemd's tools,
-# Prometheus, a C compiler; in CI and for `make e2e` also a container runtime.
+# Prometheus, a C compiler, git; in CI and for `make e2e` also a container runtime.
 # Installs it when that is possible (root, apt); otherwise says what is missing, and the tests that need it fail in CI
 # and are skipped elsewhere with the same words. Never fails itself.
 set -eu
@@ -14,6 +14,7 @@ command -v systemd-socket-activate >/dev/null 2>&1 || need systemd
 command -v curl >/dev/null 2>&1 || need curl
 command -v promtool >/dev/null 2>&1 || need prometheus
 command -v cc >/dev/null 2>&1 || need gcc libc6-dev
+command -v git >/dev/null 2>&1 || need git
 if [ -n "${CI:-}${IPAMD_E2E:-}" ]; then
     command -v containerd >/dev/null 2>&1 || need containerd
     command -v runc >/dev/null 2>&1 || need runc
