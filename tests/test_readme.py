@@ -166,6 +166,14 @@ def test_the_errors_are_those_of_the_code() -> None:
     assert sorted(int(code) for code in first_column("Errors")) == sorted(Code)
 
 
+def test_the_packages_are_those_that_are_installed() -> None:
+    """The README names each package of the system that ``make test`` installs, and no other."""
+    everywhere, _, _ = (ROOT / "tests" / "system.sh").read_text().partition("if [")
+    needed = [name for found in re.findall(r"\|\| need (.+)$", everywhere, re.MULTILINE) for name in found.split()]
+    _, *named = re.findall(r"Debian:\s`([^`]+)`", PAGES[README])
+    assert [names.split() for names in named] == [needed]
+
+
 def test_the_dependencies_are_explained() -> None:
     """Each package that ipamd needs to run has its line, and no other."""
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
