@@ -147,7 +147,11 @@ def test_the_flags_and_variables_exist() -> None:
     """What a page says to type or to set is known to the program."""
     flags = {key.flag for key in KEYS.values()} | {"--config", "--demo", "--print-config", "--check-config", "--as"}
     flags |= {option for command in ctl_commands(cli) for each in command.params for option in each.opts} | {"--help"}
-    ours = [line for line in re.findall(r"`([^`\n]+)`|^(ipamd .*)$", TEXT, re.MULTILINE) for line in line]
+    ours = [
+        line
+        for line in re.findall(r"`([^`\n]+)`|^(?:/opt/ipamd/bin/)?(ipamd .*)$", TEXT, re.MULTILINE)
+        for line in line
+    ]
     used = {
         flag
         for line in ours
