@@ -62,7 +62,10 @@ def release(commit: str, output: Path) -> list[Path]:
 
 def _git(*arguments: str) -> str:
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+    except FileNotFoundError as error:
+        raise ReleaseError("cannot release: there is no git to read the last commit with; install it") from error
     if done.returncode != 0:
         raise ReleaseError(
             f"cannot release: git {arguments[0]}: {done.stderr.strip()}; do it in a clone of the repository"

@@ -276,3 +276,14 @@ def test_a_commit_that_is_not_there_is_refused_in_words(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("cannot release: git show: ")
     assert not (tmp_path / "dist").exists()
+
+
+def test_without_git_it_is_refused_in_words(tmp_path: Path) -> None:
+    """As on a machine that has nothing but what running needs."""
+    command = [sys.executable, "-m", "release", "--output", str(tmp_path / "dist")]
+    env = {"PATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "cannot release: there is no git to read the last commit with; install it\n",
+    )
