@@ -17,6 +17,7 @@
 #   make docs    the pages of docs/ as a site in .run/site; a warning is an error
 #   make release  wheel, source distribution, SBOM and checksums of the last commit, in dist/; always the same bytes
 #   make release-test  that wheel on a Debian with nothing installed (root, debootstrap)
+#   make newcomer-test  the README's commands, each with its seconds, on a Debian with nothing installed (root, debootstrap)
 #   make clean   forget the virtual environment, builds and .run/
 
 PYTHON ?= python3
@@ -39,7 +40,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-is
 PLUGIN := ipamd/cni/bin/ipamd-cni-$(shell uname -m)
 
 .DELETE_ON_ERROR:
-.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs release release-test system clean e2e
+.PHONY: run test check unit demo bench soak soak-kill soak-outage soak-mixed scale fuzz pages docs release release-test newcomer-test system clean e2e
 
 # --- the daemon, on the embedded store ------------------------------------------------------------------------------
 
@@ -120,6 +121,9 @@ release: $(VENV)/.dev-stamp
 
 release-test: release
 	@release/bare-machine $(RUN)/bare dist
+
+newcomer-test:
+	@release/newcomer $(RUN)/bare
 
 # The few parts that PyPI does not have: installed when root on a Debian-like system, else named by the tests.
 system:
