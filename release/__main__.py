@@ -10,12 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from release import sbom, versions
+from release.archives import unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS = "SHA256SUMS"
@@ -76,8 +76,7 @@ def _git(*arguments: str) -> str:
 def _export(commit: str, tree: Path) -> None:
     archive = tree.with_suffix(".tar")
     _git("archive", "--format=tar", f"--output={archive}", commit)
-    with tarfile.open(archive) as files:
-        files.extractall(tree, filter="data")
+    unpack(archive, tree)
 
 
 def _build(tree: Path, built: Path, epoch: int) -> None:

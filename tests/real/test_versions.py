@@ -1,7 +1,6 @@
 """Upgrades: the state file of an earlier version is used, that of a later one spared; versions share a cluster."""
 
 import json
-import tarfile
 import time
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from ipamd.core import keys
 from ipamd.core.records import rfc3339
 from ipamd.journal.format import decode_header
+from release.archives import unpack
 from tests.daemon_process import POOLS, Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
 from tests.real.conftest import Start
@@ -27,8 +27,7 @@ UNFLUSHED = {"c5": "192.168.67.69"}
 def unpacked(name: str, directory: Path) -> Path:
     """A captured state directory as ``kill -9`` left it: state file and embedded store."""
     state = directory / "state"
-    with tarfile.open(CAPTURES / f"{name}.tar.gz") as files:
-        files.extractall(state, filter="data")
+    unpack(CAPTURES / f"{name}.tar.gz", state)
     return state / "state"
 
 

@@ -28,6 +28,7 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.reserve import ReservePolicy
 from ipamd.metrics import Metrics
 from release import versions
+from release.archives import unpack
 from tests.daemon_process import POOLS, Daemon, network
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -107,8 +108,7 @@ def test_no_time_but_the_commits_is_in_it(made: Path, wheel: zipfile.ZipFile, bi
 
 def test_the_source_distribution_makes_the_same_wheel(made: Path, tmp_path: Path) -> None:
     """Whoever distrusts the wheel can make it from the sources, byte for byte."""
-    with tarfile.open(made / f"ipamd-{__version__}.tar.gz") as files:
-        files.extractall(tmp_path, filter="data")
+    unpack(made / f"ipamd-{__version__}.tar.gz", tmp_path)
     tree = tmp_path / f"ipamd-{__version__}"
     env = {**os.environ, "SOURCE_DATE_EPOCH": str(committed())}
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
