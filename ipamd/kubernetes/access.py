@@ -144,6 +144,13 @@ class _Kubeconfig(Struct):
     users: list[_NamedUser] = []
 
 
+def _is_of_a_value(error: Exception) -> bool:
+    """Whether it is what Python raises where PyYAML makes a date or a number of a text; msgspec 0.23 wraps that."""
+    if isinstance(error, msgspec.DecodeError):
+        return isinstance(error.__context__, (ValueError, LookupError, AttributeError))
+    return not isinstance(error, (UnicodeDecodeError, RecursionError))
+
+
 def kubeconfig(path: Path) -> Load:
     """By a kubeconfig's current context: server, CA, and a token or a client certificate, in files or inline.
 
@@ -154,11 +161,10 @@ def kubeconfig(path: Path) -> Load:
         text = files.read(path)
         try:
             config = msgspec.yaml.decode(text, type=_Kubeconfig)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except Exception as error:
+            if _is_of_a_value(error):  # without its words: they may quote a token
+                raise ApiError(f"cannot use kubeconfig {path}: a value is no such date or number; quote it") from error
             raise ApiError(f"cannot use kubeconfig {path}: {' '.join(str(error).split())}") from error
-        except Exception as error:  # whatever Python raises where PyYAML makes a date or a number of a text
-            # Without the error's words: they may quote a token.
-            raise ApiError(f"cannot use kubeconfig {path}: a value is no such date or number; quote it") from error
         context = next((c.context for c in config.contexts if c.name == config.current_context), None)
         cluster = next((c.cluster for c in config.clusters if context and c.name == context.cluster), None)
         user = next((u.user for u in config.users if context and u.name == context.user), _User())
