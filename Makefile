@@ -134,7 +134,7 @@ system:
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "ipamd needs Python 3.11 to 3.13; name one, as in: make PYTHON=python3.12 run"; exit 1; }
-	@echo "setting up $(VENV): takes a minute, once"
+	@echo "setting up $(VENV): takes minutes, once"
 	@$(PYTHON) -m venv $(VENV)
 
 # What running needs: what builds the plugin and packages that come as source, then this one in place. Without pip's
