@@ -9,7 +9,7 @@ from tests.helm.prometheus import NODES, Prometheus
 from tests.systemd.service_manager import missing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: it scrapes the daemon 25 times a second, beside all other tests
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus with our rules, which has scraped a daemon a few times, as so many nodes; ADDs went on meanwhile."""
     if shutil.which("prometheus") is None:
