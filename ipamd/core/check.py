@@ -83,8 +83,9 @@ def _derived(ledger: Ledger, block: Block) -> Iterator[str]:
     """What is kept beside the image so that nobody has to look it through."""
     if (block.adopted or block.tunnels or block.contested) and block.cidr not in ledger.strange:
         yield "somebody holds something in it that no attachment is known to, and nobody would find it"
-    record = block.record
-    allocations = [] if record is None else [(o, record.owner(o)) for o in range(block.net.size)]
-    others = sum(1 << o for o, owner in allocations if owner is not None and owner.handle != block.reserve_handle)
+    others = 0
+    if block.record is not None:
+        strange = {index for index, owner in enumerate(block.record.owners) if owner.handle != block.reserve_handle}
+        others = sum(1 << ordinal for ordinal, index in enumerate(block.record.allocations) if index in strange)
     if block.others_bits != others:
         yield f"it counts ordinals {ordinals_of(block.others_bits)} as others', and the store {ordinals_of(others)}"
