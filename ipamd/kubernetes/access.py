@@ -144,11 +144,21 @@ class _Kubeconfig(Struct):
     users: list[_NamedUser] = []
 
 
-def _is_of_a_value(error: Exception) -> bool:
-    """Whether it is what Python raises where PyYAML makes a date or a number of a text; msgspec 0.23 wraps that."""
-    if isinstance(error, msgspec.DecodeError):
-        return isinstance(error.__context__, (ValueError, LookupError, AttributeError))
-    return not isinstance(error, (UnicodeDecodeError, RecursionError))
+def _problem(error: Exception) -> str:
+    """What is wrong with a kubeconfig, without words of the file, which may be a token's.
+
+    PyYAML quotes the line where it is not built on libyaml. Python's own errors, of a text that is to be a date or a
+    number, quote it as well; msgspec 0.23 wraps them.
+    """
+    wrapped = isinstance(error, msgspec.DecodeError) and not isinstance(error, msgspec.ValidationError)
+    cause = error.__context__ if wrapped else error
+    mark = getattr(cause, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}, is no YAML that is understood; correct it"
+    known = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+    if isinstance(cause, (ValueError, LookupError, AttributeError)) and not isinstance(cause, known):
+        return "a value is no such date or number; quote it"
+    return " ".join(str(error).split())
 
 
 def kubeconfig(path: Path) -> Load:
@@ -162,9 +172,7 @@ def kubeconfig(path: Path) -> Load:
         try:
             config = msgspec.yaml.decode(text, type=_Kubeconfig)
         except Exception as error:
-            if _is_of_a_value(error):  # without its words: they may quote a token
-                raise ApiError(f"cannot use kubeconfig {path}: a value is no such date or number; quote it") from error
-            raise ApiError(f"cannot use kubeconfig {path}: {' '.join(str(error).split())}") from error
+            raise ApiError(f"cannot use kubeconfig {path}: {_problem(error)}") from error
         context = next((c.context for c in config.contexts if c.name == config.current_context), None)
         cluster = next((c.cluster for c in config.clusters if context and c.name == context.cluster), None)
         user = next((u.user for u in config.users if context and u.name == context.user), _User())

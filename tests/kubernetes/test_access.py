@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import yaml
 from trio.testing import MockClock
 
 from ipamd.kubernetes.access import Access, Credentials, Tls, in_cluster, kubeconfig
@@ -127,12 +128,12 @@ def test_a_kubeconfig_in_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("clusters: [", "while parsing a flow node"),
+        ("clusters: [", "is no YAML that is understood; correct it"),
         ("a: &a [*a]", "missing required field `clusters`"),
         ("- 1", "Expected `object`, got `array`"),
         ("{}", "Object missing required field `clusters`"),
         ('{"clusters": [], "contexts": [], "current-context": ""}', "its current-context '' has no cluster"),
-        ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("!!python/object/apply:os.system [ls]", "line 1, column 1, is no YAML that is understood"),
         ("\x00", "control characters are not allowed"),
         ("since: 2001-99-99", "a value is no such date or number; quote it"),
         ("a: !!int b", "a value is no such date or number; quote it"),
@@ -149,6 +150,22 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path, text: str, sa
     assert str(refused.value).startswith(f"cannot use kubeconfig {path}: ")
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("loader", ["libyaml", "pure"])
+@pytest.mark.parametrize(
+    "text",
+    ["token: SECRET: b", 'token: "SECRET\\q"', "token: *SECRET", "token: !!binary SECRET*", "token: !!int SECRET"],
+)
+def test_no_refusal_quotes_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, loader: str) -> None:
+    """Whatever is wrong beside it, and however PyYAML was built."""
+    if loader == "pure":
+        monkeypatch.delattr(yaml, "CSafeLoader")
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(ApiError, match="cannot use kubeconfig") as refused:
+        Credentials(kubeconfig(path)).current()
+    assert "SECRET" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
