@@ -17,14 +17,17 @@ from ipamd.logs import get_logger
 from ipamd.report import Report
 
 HOUSEKEEPING = 1.0
-"""Seconds between looks at the state file's size and at old tombstones."""
+"""Whole seconds between looks at the state file, old tombstones, the socket and the spool; see ``next_look``."""
 
 _log = get_logger("daemon")
 
 
 async def next_look() -> None:
-    """Sleep until a time that all who look after something each second have in common: one wake of an idle daemon."""
-    await trio.sleep_until((trio.current_time() // HOUSEKEEPING + 1) * HOUSEKEEPING)
+    """Sleep until a time that all who look after something each second have in common: one wake of an idle daemon.
+
+    It is half a second away at least, so that no work that takes long is done again at once.
+    """
+    await trio.sleep_until(((trio.current_time() + HOUSEKEEPING / 2) // HOUSEKEEPING + 1) * HOUSEKEEPING)
 
 
 class Housekeeping:

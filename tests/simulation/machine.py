@@ -16,7 +16,7 @@ from ipamd.api.spool import Spool
 from ipamd.config import Config
 from ipamd.core.clock import Now
 from ipamd.daemon import GRACE, Daemon
-from ipamd.housekeeping import HOUSEKEEPING
+from ipamd.housekeeping import next_look
 from ipamd.journal.errors import JournalError, JournalWriteError
 from ipamd.journal.journal import Journal
 from tests.api.plugin_call import ROOT
@@ -284,5 +284,5 @@ class Machine:
 
 async def _empty(spool: Spool) -> None:
     while True:
-        await trio.sleep(HOUSEKEEPING)
+        await next_look()
         spool.carry_out()
