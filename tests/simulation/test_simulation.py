@@ -13,8 +13,8 @@ from tests.simulation.plan import Plan, draw
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Verdict, simulate
 
-SEEDS = 2000 if os.environ.get("CI") else 500
-"""As many as take two minutes on two cores, or half a one."""
+SEEDS = 2000 if os.environ.get("CI") else 250
+"""As many as take two minutes on two cores, or a quarter of one."""
 
 PART = 250
 """Seeds of one test."""
