@@ -17,6 +17,7 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NewType, Protocol, TypeVar
@@ -210,9 +211,10 @@ def _let_threads_sleep() -> None:
     """Have gRPC's blocking calls wait until there is something, and not look for it ten times a second.
 
     They do so for the handlers of signals, which wait for the main thread: ours blocks in none of them. An idle daemon
-    would be woken fifteen times a second by the two threads of its watch, which is half of what it takes of a core.
+    would be woken fifteen times a second by the two threads of its watch, a good part of what it takes of a core.
     """
-    vars(importlib.import_module("grpc._common"))["MAXIMUM_WAIT_TIMEOUT"] = LONGEST_SLEEP
+    with suppress(ImportError):  # gRPC's own affair; without it all works as well
+        setattr(importlib.import_module("grpc._common"), "MAXIMUM_WAIT_TIMEOUT", LONGEST_SLEEP)  # noqa: B010 - a module
 
 
 def _register_messages() -> None:
