@@ -28,7 +28,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 from msgspec import Struct
 
-# Where rich is installed, structlog loads it to draw tracebacks in colour: 6 MiB and a sixth of the start, for nothing
+# Where rich is installed, structlog loads it to draw tracebacks in colour: 6 MiB and a tenth of the start, for nothing
 # that a daemon shows.
 _hidden = "rich" not in sys.modules
 if _hidden:

@@ -79,8 +79,8 @@ class Metrics:
         self._requests.update(zip(verbs, codes, strict=True))
         now = time()
         for verb in set(verbs):
-            its = list(map(verb.__eq__, verbs))
-            spent, named = list(compress(totals, its)), compress(containers, its)
+            of_verb = list(map(verb.__eq__, verbs))
+            spent, named = list(compress(totals, of_verb)), compress(containers, of_verb)
             self._by_verb.setdefault(verb, Durations()).add_named(spent, named, now)
         for name, column in zip(_STAGES, stages, strict=True):
             self._by_stage[name].add(column, column.count(0))

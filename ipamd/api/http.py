@@ -180,8 +180,8 @@ class Parser:
             if length <= self._max_body:
                 self._at = self._checked = end + 4
                 self._length = length
-                there = map(is_not, values, repeat(None))
-                headers = dict(compress(zip(_PLUGIN_KEYS, values, strict=True), there))
+                present = map(is_not, values, repeat(None))
+                headers = dict(compress(zip(_PLUGIN_KEYS, values, strict=True), present))
                 return Request("POST", "/v1/cni", "", headers, b"", "connection" not in headers)
         _check_octets(buffer[self._checked : end])
         lines = text.split("\r\n")

@@ -10,10 +10,10 @@ was given up meanwhile, to overrule it. A store that was set back is overruled i
 
 ``undone`` are the ordinals of living attachments that the store had under their names and somebody freed there.
 ``adopted`` and ``tunnels`` are what this node's workloads and tunnels hold by the image alone, by handle.
+``others_bits`` is a bitmap of what the image gives to anybody but this node's reserve, be it only to cool.
 
 With a cooldown set, what was given up cools first: the store holds it as released at a time, and it is nobody's.
-``cooled`` are the ordinals that have done so for long enough: whoever writes the block next frees them. ``others_bits``
-is a bitmap of what the image gives to anybody but this node's reserve, be it only to cool.
+``cooled`` are the ordinals that have done so for long enough: whoever writes the block next frees them.
 
 An ordinal may be handed out only while the committed image has it allocated to this node's reserve handle and no
 wish stands against it: ``reserve_bits``. The bitmap is the truth, ``_queue`` the order (first in, first out).
@@ -136,8 +136,9 @@ class Block:
             self.withdraw(ordinals_of(self.reserve_bits))
 
     def _sort_ordinals(self) -> tuple[int, int]:
-        """Bitmaps of what the image gives our reserve and of what is free; ``unflushed``, ``adopted`` made anew."""
-        ours = free = self.others_bits = 0
+        """Bitmaps of what the image gives our reserve and of what is free; what else follows is made anew."""
+        ours = free = 0
+        self.others_bits = 0
         self.adopted, self.contested, self.cooling, self.cooled = {}, {}, {}, 0
         self.stranded, self.tunnels = {}, {}
         record = self.record

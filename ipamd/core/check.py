@@ -15,7 +15,9 @@ def check(ledger: Ledger) -> list[str]:
     for block in ledger.blocks.values():
         problems = (*_block(ledger, block), *_derived(ledger, block))
         findings.extend(f"block {block.cidr}: {problem}" for problem in problems)
-    findings.extend(f"block {cidr} is gone and looked through" for cidr in ledger.strange.keys() - ledger.blocks.keys())
+    findings.extend(
+        f"block {cidr} is gone and looked through" for cidr in ledger.unclaimed_in.keys() - ledger.blocks.keys()
+    )
     findings.extend(f"record {key} cannot be understood: {why}" for key, why in sorted(ledger.damaged.items()))
     return findings
 
@@ -81,11 +83,11 @@ def _block(ledger: Ledger, block: Block) -> Iterator[str]:
 
 def _derived(ledger: Ledger, block: Block) -> Iterator[str]:
     """What is kept beside the image so that nobody has to look it through."""
-    if (block.adopted or block.tunnels or block.contested) and block.cidr not in ledger.strange:
+    if (block.adopted or block.tunnels or block.contested) and block.cidr not in ledger.unclaimed_in:
         yield "somebody holds something in it that no attachment is known to, and nobody would find it"
     others = 0
     if block.record is not None:
-        strange = {index for index, owner in enumerate(block.record.owners) if owner.handle != block.reserve_handle}
-        others = sum(1 << ordinal for ordinal, index in enumerate(block.record.allocations) if index in strange)
+        its = {index for index, owner in enumerate(block.record.owners) if owner.handle != block.reserve_handle}
+        others = sum(1 << ordinal for ordinal, index in enumerate(block.record.allocations) if index in its)
     if block.others_bits != others:
         yield f"it counts ordinals {ordinals_of(block.others_bits)} as others', and the store {ordinals_of(others)}"

@@ -49,7 +49,7 @@ class Quarantine(Struct, frozen=True):
 
 
 TOMBSTONE_AGE = 15 * 60 * 1_000_000_000
-"""How long a DEL is remembered against an ADD that began before it (ns): no runtime waits as long for an ADD."""
+"""How long a DEL is remembered at least, against ADDs that began before it (ns): no runtime waits as long for one."""
 
 MAX_TOMBSTONES = 100_000
 """How many DELs are remembered, the last ones: a hundred a second for as long. Some 25 MB of memory, 10 of the file."""
@@ -58,12 +58,14 @@ MAX_STRAYS = 1000
 """How many deleted handles that nothing was known of wait to be looked up in the store: a bound, not a promise."""
 
 
-# Most blocks of a full node have neither: a step of the interpreter for each would show in every ADD and flush.
-_reserve_of = attrgetter("reserve_bits")
-_releasing_of = attrgetter("releasing")
-
 _LIMITING = (keys.Kind.POOL, keys.Kind.RESERVATION, keys.Kind.CONFIG)
 """The records that decide whether a pool can give addresses."""
+
+
+# To pass over a full node's blocks, most of which have neither a reserve nor anything to release, without a step of the
+# interpreter for each: it would show in every ADD and flush.
+_reserve_of = attrgetter("reserve_bits")
+_releasing_of = attrgetter("releasing")
 
 
 class Ledger:
@@ -92,7 +94,7 @@ class Ledger:
         self.strays: dict[str, Released] = {}
         self.ranges = RangeLedger()
         self.wanted: dict[Place, requested.Want] = {}
-        self.strange: dict[str, None] = {}
+        self.unclaimed_in: dict[str, None] = {}
         """The blocks, by CIDR, in which somebody may hold what no attachment here is known to: mostly none."""
         self.synced = False
         self.histories = 0
@@ -299,15 +301,21 @@ class Ledger:
         Of a handle that has some of the addresses ``told`` (IP version and integer) only these are released.
         """
         facts: list[Released] = []
-        for handle in handles if self.strange else ():
-            strange = [self.blocks[cidr] for cidr in self.strange]
-            under = [(block, ordinal) for block in strange for ordinal in block.under(handle)]
+        if not self.unclaimed_in:
+            return facts
+        blocks = self._unclaimed_blocks()
+        for handle in handles:
+            under = [(block, ordinal) for block in blocks for ordinal in block.under(handle)]
             known = told() if under else frozenset()
             named = [(b, o) for b, o in under if (b.net.family, b.net.base + o) in known]
             places = tuple(block.place(ordinal) for block, ordinal in named or under)
             if places:
                 facts.append(Released(attachment, handle, places, started))
         return facts
+
+    def _unclaimed_blocks(self) -> list[Block]:
+        """Those of ``unclaimed_in``, in the order of all: which of two allocations is taken depends on no history."""
+        return [self.blocks[cidr] for cidr in filter(self.unclaimed_in.__contains__, self.blocks)]
 
     def undo(self, added: Added | RangeAdded) -> None:
         """Take back an ADD whose facts could not be made durable, in the same step: nobody knows of it yet."""
@@ -343,8 +351,7 @@ class Ledger:
             )
 
     def _adopt(self, handle: str, family: int) -> Place | None:
-        for cidr in self.strange:
-            block = self.blocks[cidr]
+        for block in self._unclaimed_blocks() if self.unclaimed_in else ():
             if block.net.family == family:
                 ordinals = block.adopted.get(handle) or block.tunnels.get(handle)
                 if ordinals:
@@ -463,7 +470,7 @@ class Ledger:
             block = self._block(place.block)
             block.assign(place.ordinal, fact)
             if block.contested:
-                self.strange[place.block] = None
+                self.unclaimed_in[place.block] = None
 
     def _apply_released(self, fact: Released) -> None:
         held = self.holdings.get(fact.attachment)
@@ -519,9 +526,9 @@ class Ledger:
             owned = block.owned
             block.merge(record, fact.value or b"", fact.revision)
             if block.adopted or block.tunnels or block.contested:
-                self.strange[cidr] = None
+                self.unclaimed_in[cidr] = None
             else:
-                self.strange.pop(cidr, None)
+                self.unclaimed_in.pop(cidr, None)
             if block.owned != owned:
                 self._sort_blocks()
             self._withdraw_reserved(block)
@@ -529,7 +536,7 @@ class Ledger:
         elif cidr in self.blocks:
             block = self.blocks[cidr]
             block.merge(None, fact.value or b"", fact.revision)
-            self.strange.pop(cidr, None)
+            self.unclaimed_in.pop(cidr, None)
             for each in self.settings.pools.values():
                 if each.name in self.reserves and each.cidr.overlaps(block.net):
                     self.reserves[each.name].reopen()  # there is room where the block was
@@ -557,7 +564,7 @@ class Ledger:
         if block.relevant:
             return False
         del self.blocks[block.cidr]
-        self.strange.pop(block.cidr, None)
+        self.unclaimed_in.pop(block.cidr, None)
         self._sort_blocks()
         if block.value:  # who looks at it again must be told what is known already, but nothing older
             self._revisions[keys.block_key(block.net)] = block.revision - 1
@@ -641,7 +648,8 @@ class Ledger:
         """Drop the marks of DELs too old to matter, too many, or of another boot; ``now`` is CLOCK_BOOTTIME (ns).
 
         Only what is dropped is looked at, and the first that is not: they are in the order in which the DELs came. A
-        DEL that began long before it came may be remembered longer, for as long as those that came before it.
+        DEL that began long before it came may be remembered longer, for as long as those that came before it, and then
+        takes a place of those that are too many.
         """
         surplus = len(self.tombstones) - MAX_TOMBSTONES
         over: list[Attachment] = []

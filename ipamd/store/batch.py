@@ -284,19 +284,21 @@ class _Draft:
         """The image of a block to edit, in which whatever has cooled is free."""
         image = self.images.get(block.cidr)
         if image is None:
-            # A block that vanished beneath living pods is written again; one that was marked as deleted comes back with
-            # what others have in it.
-            owner = keys.host_affinity(self.ledger.node)
-            if block.record is not None:
-                image = block.record.copy()
-            else:
-                image = BlockRecord(block.value) if block.value else new_block(block.net, owner, self.now.unix)
-            if image.deleted:
-                image.revive(owner)
+            image = block.record.copy() if block.record is not None else self._written_again(block)
             for ordinal in ordinals_of(block.cooled):
                 image.free(ordinal)
             self.images[block.cidr] = image
             self._affinities += block.record is None
+        return image
+
+    def _written_again(self, block: Block) -> BlockRecord:
+        """A block that vanished beneath living pods; one that was marked as deleted has what others have in it."""
+        owner = keys.host_affinity(self.ledger.node)
+        if not block.value:
+            return new_block(block.net, owner, self.now.unix)
+        image = BlockRecord(block.value)
+        if image.deleted:
+            image.revive(owner)
         return image
 
     def _release(self, block: Block, ordinal: int, handle: str) -> None:

@@ -114,3 +114,17 @@ def test_marks_of_dels_are_dropped_by_age_and_number_the_oldest_first(monkeypatc
     assert list(ledger.tombstones) == [attachment(name) for name in ("a", "d", "e")]
     ledger.forget_tombstones(4)
     assert not ledger.tombstones
+
+
+def test_whom_the_store_names_is_found_again_after_its_image_was_told_twice() -> None:
+    """An address that the store says another pod has, and a replay gives on: the other's DEL still ends its hold."""
+    other = attachment("a").handle
+    facts = [
+        committed(6, {0: other}), assigned("a", (CIDR, 0)), committed(7, {0: other}), assigned("b", (CIDR, 0)),
+    ]  # fmt: skip
+    ledger = replay(NODE, POLICY, facts)
+    assert ledger.blocks[CIDR].contested == {0: other}
+    released = ledger.delete(attachment("a"), "", 7).facts
+    assert [place for fact in released if isinstance(fact, Released) for place in fact.places] == [Place(CIDR, 0)]
+    assert ledger.blocks[CIDR].contested == {}
+    assert check(ledger) == []
