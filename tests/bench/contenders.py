@@ -8,13 +8,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from msgspec import Struct
 
-from tests.bench.figures import CALICO, FLOOR, MODEL, OWN, REFERENCE
+from tests.bench.figures import CALICO, FLOOR, MODEL, OWN, REFERENCE, TRIO
 from tests.daemon_process import PLUGIN, Daemon, network, wait_for
 from tests.etcd_process import EtcdProcess
 
@@ -76,7 +76,13 @@ def running(directory: Path, programs: Path, store: str) -> Iterator[Field]:
         ranges = network(
             kind="host-local", ranges=[[{"subnet": "10.128.0.0/16"}]], dataDir=str(directory / "host-local")
         )
-        lanes = [plugin(OWN, daemon.socket), plugin(FLOOR, floor), Lane(REFERENCE, reference, REFERENCE, ranges, {})]
+        trio_echo = _server(stack, directory / "trio.sock", *_module("trio_echo", directory / "trio.sock"))
+        lanes = [
+            plugin(OWN, daemon.socket),
+            plugin(FLOOR, floor),
+            plugin(TRIO, trio_echo),
+            Lane(REFERENCE, reference, REFERENCE, ranges, {}),
+        ]
         if store == "etcd":
             lanes += _calico(stack, directory, etcd)
         yield Field(daemon, lanes)
@@ -88,14 +94,18 @@ def _calico(stack: ExitStack, directory: Path, etcd: EtcdProcess) -> Iterator[La
     for node in ("bench-model", "bench-calico"):
         etcd.put(NODES + node, _resource("Node", node, {}))
     path = directory / "model.sock"
-    module = [sys.executable, "-m", "tests.bench.calico_plugin"]
-    _server(stack, path, *module, str(path), etcd.endpoint, "bench-model")
+    _server(stack, path, *_module("calico_plugin", path), etcd.endpoint, "bench-model")
     yield plugin(MODEL, path, SLOW, 100)
     if real := os.environ.get("CALICO_IPAM"):
         config = network() | {
             "datastore_type": "etcdv3", "etcd_endpoints": etcd.endpoint, "nodename": "bench-calico", "log_level": "error",
         }  # fmt: skip
         yield Lane(CALICO, Path(real), CALICO, config, {}, SLOW, 100)
+
+
+def _module(name: str, path: Path) -> Sequence[str]:
+    """The command of a server in Python."""
+    return [sys.executable, "-m", f"tests.bench.{name}", str(path)]
 
 
 def _server(stack: ExitStack, path: Path, *command: str) -> Path:

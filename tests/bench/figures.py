@@ -9,8 +9,8 @@ STORES = ("embedded", "etcd")
 AWAY = "etcd, away"
 """Beside the stores: etcd that does not answer."""
 
-OWN, FLOOR, REFERENCE, MODEL, CALICO = (
-    "ipamd", "C echo server (floor)", "host-local", "model of Calico's plugin", "calico-ipam"
+OWN, FLOOR, TRIO, REFERENCE, MODEL, CALICO = (
+    "ipamd", "C echo server (floor)", "Trio echo server", "host-local", "model of Calico's plugin", "calico-ipam"
 )  # fmt: skip
 """The contenders. The model makes Calico's ten calls; ``calico-ipam`` is the real one, if there is one."""
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tests.bench.figures import FLOOR, OWN, Burst, Comparison, Figures, Processes, Spread
+from tests.bench.figures import FLOOR, OWN, TRIO, Burst, Comparison, Figures, Processes, Spread
 from tests.bench.goals import goals
 
 Rows = Iterable[Sequence[str]]
+
+BELOW = {FLOOR: "ipamd / floor", TRIO: f"ipamd / {TRIO}"}
+"""The rows of ratios to those who do less than ipamd; the others do as much, and have theirs the other way round."""
 
 
 def markdown(figures: Figures) -> str:
@@ -37,7 +40,7 @@ def _comparison(each: Comparison) -> Iterator[str]:
     yield _table(
         ("ratio", "held", *columns),
         (
-            (f"{name} / ipamd" if name != FLOOR else "ipamd / floor", held, *_ratios(lane, lanes[OWN], name == FLOOR))
+            (BELOW.get(name, f"{name} / ipamd"), held, *_ratios(lane, lanes[OWN], inverse=name in BELOW))
             for held, lanes in (("nothing", each.alone), ("1,000", each.held))
             for name, lane in lanes.items()
             if name != OWN
@@ -60,7 +63,7 @@ def _milliseconds(lane: Processes) -> Iterator[str]:
     return (f"{value / 1e6:.2f}" for value in _spreads(lane))
 
 
-def _ratios(lane: Processes, own: Processes, inverse: bool) -> Iterator[str]:
+def _ratios(lane: Processes, own: Processes, *, inverse: bool) -> Iterator[str]:
     for theirs, ours in zip(_spreads(lane), _spreads(own), strict=True):
         yield f"{ours / theirs if inverse else theirs / ours:.2f}"
 
