@@ -8,7 +8,7 @@ from msgspec import Struct
 
 WIDTH, HEIGHT = 520, 350
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 60, 50
-COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700")
+COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#bf3989")
 MARKED = 20
 """A line of more points is drawn without marks."""
 
