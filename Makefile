@@ -4,7 +4,7 @@
 #   make test    all tests, linters and type checks
 #   make demo    as root: a cluster of three nodes on this machine, shown in half a minute, and gone again
 #   make e2e     as root, half an hour: real containers of a real containerd, through crashes, upgrades and reboots; the image
-#   make bench   the benchmark, eight minutes; writes .run/bench.md, .json and .svg; ROUNDS=100 is quicker, PARTS="starts ..."
+#   make bench   the benchmark, a quarter of an hour; writes .run/bench.md, .json and .svg; ROUNDS=100 is quicker, PARTS="starts ..."
 #                leaves others out, CALICO_IPAM=path compares with Calico's own plugin
 #   make soak    the simulation: SEEDS=n clusters with crashes, outages and lost messages
 #   make soak-kill  KILLS=n times kill -9 of daemons under load, on real etcd, with the real plugin

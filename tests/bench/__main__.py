@@ -1,6 +1,6 @@
 """``python -m tests.bench``: measure, print the report, and write it beside its figures as JSON and its plots.
 
-Takes eight minutes; with ``--rounds 100`` two, with ``--quick`` some seconds, for the guard in the test suite, whose
+Takes a quarter of an hour; with ``--rounds 100`` some minutes, with ``--quick`` some seconds, for the guard in the test suite, whose
 figures are too few to quote. The machine should have nothing else to do: the load at the start is part of the report.
 """
 
@@ -47,7 +47,7 @@ PARTS = ("processes", "loads", "costs", "claims", "starts", "restarts")
 
 
 def amount(rounds: int) -> Amount:
-    """What takes eight minutes with 1,000 rounds, and two with 100; all counts but those of rounds stay as they are."""
+    """What takes a quarter of an hour with 1,000 rounds, and some minutes with 100; all counts but those of rounds stay as they are."""
     few = rounds < 500
     return Amount(
         processes.Amount(rounds, processes.HELD, {100: 2 if few else 7, 1000: 1 if few else 3}),
