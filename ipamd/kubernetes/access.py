@@ -171,7 +171,7 @@ def kubeconfig(path: Path) -> Load:
         text = files.read(path)
         try:
             config = msgspec.yaml.decode(text, type=_Kubeconfig)
-        except Exception as error:
+        except Exception as error:  # whatever Python raises where PyYAML makes a value of a text
             raise ApiError(f"cannot use kubeconfig {path}: {_problem(error)}") from error
         context = next((c.context for c in config.contexts if c.name == config.current_context), None)
         cluster = next((c.cluster for c in config.clusters if context and c.name == context.cluster), None)
