@@ -396,6 +396,11 @@ class Block:
         return [*self.adopted.get(handle, ()), *self.tunnels.get(handle, ()), *contested]
 
     @property
+    def unclaimed(self) -> bool:
+        """Whether ``under`` finds something for any handle, or may."""
+        return bool(self.adopted or self.tunnels or self.contested)
+
+    @property
     def overruled(self) -> dict[int, str]:
         """The ordinals held here that the image gives to somebody who is known to have given them up, by handle."""
         adrift = ((o, handle) for o, handle in self._adrift.items() if o in self.unflushed)

@@ -83,7 +83,7 @@ def _block(ledger: Ledger, block: Block) -> Iterator[str]:
 
 def _derived(ledger: Ledger, block: Block) -> Iterator[str]:
     """What is kept beside the image so that nobody has to look it through."""
-    if (block.adopted or block.tunnels or block.contested) and block.cidr not in ledger.unclaimed_in:
+    if block.unclaimed and block.cidr not in ledger.unclaimed_in:
         yield "somebody holds something in it that no attachment is known to, and nobody would find it"
     others = 0
     if block.record is not None:

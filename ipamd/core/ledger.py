@@ -525,10 +525,6 @@ class Ledger:
             block = self._block(cidr)
             owned = block.owned
             block.merge(record, fact.value or b"", fact.revision)
-            if block.adopted or block.tunnels or block.contested:
-                self.unclaimed_in[cidr] = None
-            else:
-                self.unclaimed_in.pop(cidr, None)
             if block.owned != owned:
                 self._sort_blocks()
             self._withdraw_reserved(block)
@@ -536,12 +532,15 @@ class Ledger:
         elif cidr in self.blocks:
             block = self.blocks[cidr]
             block.merge(None, fact.value or b"", fact.revision)
-            self.unclaimed_in.pop(cidr, None)
             for each in self.settings.pools.values():
                 if each.name in self.reserves and each.cidr.overlaps(block.net):
                     self.reserves[each.name].reopen()  # there is room where the block was
         else:
             return
+        if block.unclaimed:
+            self.unclaimed_in[cidr] = None
+        else:
+            self.unclaimed_in.pop(cidr, None)
         if (
             not self._drop_irrelevant(block)
             and block.available
