@@ -1,7 +1,8 @@
 """``python -m tests.bench``: measure, print the report, and write it beside its figures as JSON and its plots.
 
-Takes a quarter of an hour; with ``--rounds 100`` some minutes, with ``--quick`` some seconds, for the guard in the test suite, whose
-figures are too few to quote. The machine should have nothing else to do: the load at the start is part of the report.
+Takes a quarter of an hour; with ``--rounds 100`` some minutes, with ``--quick`` some seconds, for the guard in the test
+suite, whose figures are too few to quote. The machine should have nothing else to do: the load at the start is part of
+the report.
 """
 
 import argparse
@@ -47,7 +48,10 @@ PARTS = ("processes", "loads", "costs", "claims", "starts", "restarts")
 
 
 def amount(rounds: int) -> Amount:
-    """What takes a quarter of an hour with 1,000 rounds, and some minutes with 100; all counts but those of rounds stay as they are."""
+    """What takes a quarter of an hour with 1,000 rounds, and some minutes with 100.
+
+    All counts but those of rounds stay as they are.
+    """
     few = rounds < 500
     return Amount(
         processes.Amount(rounds, processes.HELD, {100: 2 if few else 7, 1000: 1 if few else 3}),
