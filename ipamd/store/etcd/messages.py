@@ -3,7 +3,7 @@
 They load the stubs' package, so they are called once a link exists; ``prefix_end`` is pure.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 from ipamd.store.etcd.rpc import Request, load
 
@@ -22,39 +22,54 @@ def get(key: bytes, end: bytes = b"", *, limit: int = 0, revision: int = 0, keys
     )
 
 
-def get_op(request: Request) -> Request:
-    """A range as part of a transaction."""
-    return Request(load().RequestOp(request_range=request))
+class Txn:
+    """A TxnRequest, filled in place: to make its parts first and copy them into it takes four times as long.
 
+    Without comparisons the operations of success are what happens.
+    """
 
-def put_op(key: bytes, value: bytes, lease: int = 0) -> Request:
-    """A put as part of a transaction, bound to a lease (0: none)."""
-    pb = load()
-    return Request(pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease)))
+    def __init__(self, message: Any = None) -> None:
+        self._message = load().TxnRequest() if message is None else message
+        self._compare, self._success = self._message.compare, self._message.success
+        self._failure = self._message.failure
+        self._target = load().Compare.MOD  # the result to compare for is EQUAL, the first of them
 
+    @property
+    def request(self) -> Request:
+        """The message."""
+        return Request(self._message)
 
-def delete_op(key: bytes) -> Request:
-    """A delete as part of a transaction."""
-    pb = load()
-    return Request(pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key)))
+    def expect(self, key: bytes, revision: int) -> None:
+        """Compare: the key's last change was at ``revision``; 0: it does not exist."""
+        comparison = self._compare.add()
+        comparison.key, comparison.target, comparison.mod_revision = key, self._target, revision
 
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        """On success put a record, bound to a lease (0: none)."""
+        put = self._success.add().request_put
+        put.key, put.value = key, value
+        if lease:
+            put.lease = lease
 
-def txn_op(request: Request) -> Request:
-    """A transaction as part of another (etcd 3.3 and later)."""
-    return Request(load().RequestOp(request_txn=request))
+    def delete(self, key: bytes) -> None:
+        """On success delete a record."""
+        self._success.add().request_delete_range.key = key
 
+    def get(self, request: Request) -> None:
+        """On success read a range."""
+        self._success.add().request_range.CopyFrom(request)
 
-def unchanged(key: bytes, revision: int) -> Request:
-    """The comparison "the key's last change was at ``revision``"; 0: it does not exist."""
-    pb = load()
-    return Request(
-        pb.Compare(key=key, target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=revision),
-    )
+    def get_instead(self, request: Request) -> None:
+        """On failure read a range."""
+        self._failure.add().request_range.CopyFrom(request)
 
+    def get_key_instead(self, key: bytes) -> None:
+        """On failure read a key."""
+        self._failure.add().request_range.key = key
 
-def txn(compare: Sequence[Request] = (), success: Sequence[Request] = (), failure: Sequence[Request] = ()) -> Request:
-    """A TxnRequest; without comparisons ``success`` is what happens."""
-    return Request(load().TxnRequest(compare=compare, success=success, failure=failure))
+    def instead(self) -> "Txn":
+        """On failure try another transaction (etcd 3.3 and later)."""
+        return Txn(self._failure.add().request_txn)
 
 
 def watch_create(key: bytes, end: bytes, start_revision: int) -> Request:

@@ -85,10 +85,11 @@ class EtcdStore:
     ) -> tuple[int, Sequence[rpc.RangeReply]]:
         """A page of each of ``spans`` at ``revision`` (0: the current one), and the revision they are of."""
         if len(spans) > 1 and not self._one_by_one:
-            ranges = [messages.get(key, end, limit=PAGE, revision=revision) for key, end in spans]
-            request = messages.txn(success=[messages.get_op(one) for one in ranges])
+            txn = messages.Txn()
+            for key, end in spans:
+                txn.get(messages.get(key, end, limit=PAGE, revision=revision))
             try:
-                reply = await self._call("read", "read", lambda stubs: stubs.txn, request)
+                reply = await self._call("read", "read", lambda stubs: stubs.txn, txn.request)
             except NoSpaceError:
                 self._one_by_one = True  # plain ranges are still served
             else:

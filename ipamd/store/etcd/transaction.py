@@ -15,24 +15,26 @@ from ipamd.store.etcd import messages, rpc
 
 def build(alternatives: Sequence[ChangeSet], window: KeyRange | None) -> rpc.Request:
     """The transaction that commits the first of ``alternatives`` (at least one) that can be."""
-    failure = [messages.get_op(messages.get(key.encode())) for key in named_keys(alternatives)]
+    outermost = txn = messages.Txn()
+    _fill(txn, alternatives[0])
+    for changes in alternatives[1:]:
+        txn = txn.instead()
+        _fill(txn, changes)
+    for key in named_keys(alternatives):
+        txn.get_key_instead(key.encode())
     if window is not None:
-        failure.append(messages.get_op(window_request(window)))
-    request = _one(alternatives[-1], failure)
-    for changes in reversed(alternatives[:-1]):
-        request = _one(changes, [messages.txn_op(request)])
-    return request
+        txn.get_instead(window_request(window))
+    return outermost.request
 
 
-def _one(changes: ChangeSet, failure: Sequence[rpc.Request]) -> rpc.Request:
-    compare = [messages.unchanged(change.key.encode(), change.expected) for change in changes]
-    success = []
+def _fill(txn: messages.Txn, changes: ChangeSet) -> None:
     for change in changes:
+        key = change.key.encode()
+        txn.expect(key, change.expected)
         if change.value is not None:
-            success.append(messages.put_op(change.key.encode(), change.value, change.lease))
+            txn.put(key, change.value, change.lease)
         elif change.expected:
-            success.append(messages.delete_op(change.key.encode()))
-    return messages.txn(compare, success, failure)
+            txn.delete(key)
 
 
 def named_keys(alternatives: Sequence[ChangeSet]) -> tuple[str, ...]:
