@@ -66,8 +66,8 @@ from ipamd.opening import keep_creating_pools, open_store
 from ipamd.report import Report, demo_lines
 from ipamd.runtime.survey import Survey
 from ipamd.store.base import OtherClusterError, Store, StoreRefusedError, StoreUnavailableError
-from ipamd.store.batch import Limits as BatchLimits
 from ipamd.store.cleaner import Cleaner, Cleaning
+from ipamd.store.draft import Limits as DraftLimits
 from ipamd.store.presence import Host, Presence
 from ipamd.store.relay import Relay
 from ipamd.store.requested import see
@@ -444,7 +444,7 @@ class Daemon:
         self.report.store = store = await self._open_store(self.config)
         flush = self.config.flush
         linger = 0.0 if self.config.durability == "etcd" else flush.linger
-        writing = Writing(linger, BatchLimits(flush.max_operations, flush.max_bytes), int(self.config.quarantine * 1e9))
+        writing = Writing(linger, DraftLimits(flush.max_operations, flush.max_bytes), int(self.config.quarantine * 1e9))
         self.sync = Sync(self.ledger, store, self._record, self._now, _report)
         self.writer = Writer(self.ledger, store, self._record, self.journal.sync, self._now, writing, _report)
         self.writer.progress.flushed_until = self._now().boot

@@ -2,6 +2,9 @@
 
 from msgspec import Struct
 
+SECOND = 1_000_000_000
+"""In nanoseconds."""
+
 THIS_BOOT = 1
 """The first moment of a boot (CLOCK_BOOTTIME, ns), for what began in this one at an unknown time; 0 is before it."""
 

@@ -10,14 +10,15 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ipamd.core import keys, supply
 from ipamd.core.block import Block
-from ipamd.core.clock import Now
+from ipamd.core.clock import SECOND, Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord
 from ipamd.core.reserve import RETRY_AFTER
 from ipamd.store.base import Change, Record
-from ipamd.store.batch import SECOND, Known, reserve_attribute
 from ipamd.store.claim import claim
+from ipamd.store.draft import reserve_attribute
+from ipamd.store.known import Known
 
 ADDRESSES = 2048
 """About how many addresses' worth of blocks is read at once: 32 blocks of /26, half a megabyte when they are full."""

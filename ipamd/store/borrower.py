@@ -14,10 +14,10 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord, RecordError, pressure_record
 from ipamd.core.reserve import PRESSURE
-from ipamd.store import batch
 from ipamd.store.base import Change, ChangeSet, Outcome, Record, Store, StoreRefusedError
 from ipamd.store.borrow import ROUND, Hunt, affinity_key_of, borrow, free_in, is_of, reclaimable, take_over
 from ipamd.store.claimer import pages_of
+from ipamd.store.known import Known, committed
 
 ATTEMPTS = 5
 """How often a block is tried again that others write at the same time."""
@@ -35,7 +35,7 @@ class Borrower:
     def __init__(
         self,
         ledger: Ledger,
-        known: batch.Known,
+        known: Known,
         store: Store,
         send: Callable[[ChangeSet], Awaitable[Outcome]],
         record: Callable[[Sequence[Fact]], None],
@@ -199,7 +199,7 @@ class Borrower:
             self._known.learn((change.key for change in changes), outcome.records)
             return outcome.records
         self._known.wrote(changes, outcome.revision)
-        self._record(batch.committed(changes, outcome.revision))
+        self._record(committed(changes, outcome.revision))
         return None
 
 

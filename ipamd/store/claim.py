@@ -18,7 +18,8 @@ from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.records import BlockRecord, affinity_record, new_block
 from ipamd.store.base import Change, KeyRange, Outcome
-from ipamd.store.batch import Known, reserve_attribute
+from ipamd.store.draft import reserve_attribute
+from ipamd.store.known import Known
 
 TRIES = 3
 """Candidates a transaction: filling a pool to 90 % costs 2.6 round trips a claim with one, about 1.2 with three."""

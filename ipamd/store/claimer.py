@@ -17,9 +17,10 @@ from ipamd.core.facts import Fact
 from ipamd.core.ledger import Ledger
 from ipamd.core.pool import Pool
 from ipamd.core.reserve import Refusal
-from ipamd.store import batch, requested
+from ipamd.store import requested
 from ipamd.store.base import Change, ChangeSet, Outcome, Store
 from ipamd.store.claim import Search, claim, keys_among, neighbours, overlaps
+from ipamd.store.known import Known, committed
 
 RECONSIDER_AFTER = 60_000_000_000
 """How long an exhausted pool is left alone while nobody waits for it (ns)."""
@@ -34,7 +35,7 @@ class Claimer:
     def __init__(
         self,
         ledger: Ledger,
-        known: batch.Known,
+        known: Known,
         store: Store,
         send: Callable[[Sequence[ChangeSet], Search | None], Awaitable[Outcome]],
         record: Callable[[Sequence[Fact]], None],
@@ -112,7 +113,7 @@ class Claimer:
     def _claimed(self, pool: Pool, changes: Sequence[Change], revision: int) -> None:
         self._ledger.reserve(pool.name, self._now().boot).reopen()
         self._known.wrote(changes, revision)
-        self._record(batch.committed(changes, revision))
+        self._record(committed(changes, revision))
 
     # --- what to try ------------------------------------------------------------------------------------------
 

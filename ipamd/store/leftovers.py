@@ -15,11 +15,10 @@ from msgspec import Struct
 
 from ipamd.core import keys
 from ipamd.core.address import Cidr, parse_cidr
-from ipamd.core.clock import Now
+from ipamd.core.clock import SECOND, Now
 from ipamd.core.ledger import Ledger
 from ipamd.core.records import RESERVE_NOTE, BlockRecord, HandleRecord, RecordError
 from ipamd.store.base import Change, KeyRange, Record, Store
-from ipamd.store.batch import SECOND
 
 WINDOW = 50
 """New handles a step: at one step a minute 100,000 pods are walked over in a day and a half."""

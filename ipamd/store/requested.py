@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ipamd.core import keys
 from ipamd.core import requested as rules
 from ipamd.core.address import Cidr, parse_cidr
-from ipamd.core.clock import Now
+from ipamd.core.clock import SECOND, Now
 from ipamd.core.explain import Seen
 from ipamd.core.facts import Committed, Place
 from ipamd.core.ledger import Ledger
@@ -16,7 +16,6 @@ from ipamd.core.pool import Pool, blocks_around
 from ipamd.core.requested import Want
 from ipamd.core.reserve import Refusal
 from ipamd.store.base import Store
-from ipamd.store.batch import SECOND
 from ipamd.store.claim import neighbours, overlaps
 
 PATIENCE = 1_500_000_000

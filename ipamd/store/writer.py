@@ -29,6 +29,8 @@ from ipamd.store.base import Change, ChangeSet, Outcome, Store, StoreRefusedErro
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search
 from ipamd.store.claimer import RECONSIDER_AFTER, Claimer
+from ipamd.store.draft import Batch, Limits
+from ipamd.store.known import Known, committed, is_block, observed
 
 BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
@@ -53,7 +55,7 @@ class Writing(Struct, frozen=True):
     """Settings: how long to gather changes before a transaction (s), and how large it may grow."""
 
     linger: float = 0.02
-    limits: batch.Limits = batch.Limits()
+    limits: Limits = Limits()
     quarantine: int = 3_600_000_000_000
     """How long (ns) the reserve of another instance of this node is kept from everybody."""
 
@@ -86,7 +88,7 @@ class Writer:
     ) -> None:
         self._ledger, self._store, self._record, self._sync, self._now = ledger, store, record, sync, now
         self._settings, self._report = settings, report
-        self._known = batch.Known()
+        self._known = Known()
         self._woken = trio.Event()
         self._hurried = trio.Event()
         self._conflicts = 0
@@ -209,7 +211,7 @@ class Writer:
 
     # --- one transaction --------------------------------------------------------------------------------------
 
-    async def _commit(self, draft: batch.Batch) -> bool:
+    async def _commit(self, draft: Batch) -> bool:
         if draft.before:
             self._record(draft.before)
         with self._in_doubt([draft.changes]):  # from now on, as what is given up meanwhile is in the draft still
@@ -223,13 +225,13 @@ class Writer:
                 found = outcome.records.get(change.key)
                 if found is not None and found.revision < change.expected:
                     self._ledger.distrust(change.key)  # its history was rolled back
-            self._record(batch.observed(draft.changes, outcome))
+            self._record(observed(draft.changes, outcome))
             if self._conflicts > PATIENCE:
                 await trio.sleep(BACK_OFF[1])
         else:
             self._conflicts = 0
             self._known.wrote(draft.changes, outcome.revision)
-            self._record(batch.committed(draft.changes, outcome.revision))
+            self._record(committed(draft.changes, outcome.revision))
         self._announce()
         return outcome.chosen is not None
 
@@ -279,7 +281,7 @@ class Writer:
         """The outcome of the last transaction is not known: see what became of its records."""
         snapshot = await self._store.read(self._doubt)
         self._known.learn(self._doubt, {record.key: record for record in snapshot.records})
-        self._record([fact for fact in snapshot.facts(self._doubt) if batch.is_block(fact.key)])
+        self._record([fact for fact in snapshot.facts(self._doubt) if is_block(fact.key)])
         self._doubt = ()
         self._announce()
 

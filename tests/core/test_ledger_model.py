@@ -23,6 +23,8 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome
 from ipamd.store.claim import claim
+from ipamd.store.draft import Batch, Limits
+from ipamd.store.known import Known, committed, is_block, observed
 from tests.core.blocks import NODE, RESERVE
 from tests.core.cluster import Cluster
 from tests.core.snapshot import differences, replay, snapshot
@@ -37,7 +39,7 @@ containers = st.sampled_from(["a", "b", "c", "d", "e"])
 interfaces = st.sampled_from(["eth0", "eth0", "eth0", "net1"])
 families = st.sampled_from([(4,), (4,), (6,), (4, 6)])
 ago = st.sampled_from([0, 0, 0, 1, 3, 10])
-limits = st.sampled_from([batch.Limits(), batch.Limits(operations=4), batch.Limits(size=1500)])
+limits = st.sampled_from([Limits(), Limits(operations=4), Limits(size=1500)])
 
 
 class Promise(RuleBasedStateMachine):
@@ -49,7 +51,7 @@ class Promise(RuleBasedStateMachine):
         self.journal: list[Fact] = []
         self.ledger = Ledger(NODE, POLICY)
         self.ledger.synced = True
-        self.known = batch.Known()
+        self.known = Known()
         self.boot = 100
         self.live: dict[Attachment, tuple[Place, ...]] = {}
         self.began: dict[Attachment, int] = {}
@@ -61,11 +63,11 @@ class Promise(RuleBasedStateMachine):
         """Handles of DELs that could not be written to the state file: a restart may bring them back, unused."""
         self.seen: dict[Place, str] = {}
         """The handles in the block images that the ledger has seen."""
-        self.flight: batch.Batch | None = None
+        self.flight: Batch | None = None
         self.doubted: list[Block] = []
         self.outcome: Outcome | None = None
         self.doubt: set[str] = set()
-        self.adrift: list[batch.Batch] = []
+        self.adrift: list[Batch] = []
         self.asked: list[tuple[Place, ...]] = []
         """What waiting ADDs asked for."""
         self.serial = 0
@@ -83,7 +85,7 @@ class Promise(RuleBasedStateMachine):
         self.journal.extend(facts)
         for fact in facts:
             self.ledger.apply(fact)
-            if isinstance(fact, Committed) and batch.is_block(fact.key):
+            if isinstance(fact, Committed) and is_block(fact.key):
                 self.see(fact)
 
     def see(self, fact: Committed) -> None:
@@ -258,7 +260,7 @@ class Promise(RuleBasedStateMachine):
 
     @precondition(lambda self: self.idle())
     @rule(limits=limits)
-    def gather(self, limits: batch.Limits) -> None:
+    def gather(self, limits: Limits) -> None:
         """The writer makes its next transaction; what it takes back is withdrawn before it is sent."""
         self.ledger.settle()
         self.start(batch.gather(self.ledger, self.known, limits, self.now()))
@@ -279,7 +281,7 @@ class Promise(RuleBasedStateMachine):
         if idle is not None:
             self.start(batch.retire(self.ledger, self.known, idle))
 
-    def start(self, draft: batch.Batch | None) -> None:
+    def start(self, draft: Batch | None) -> None:
         """A transaction is about to be sent; what it takes back nobody holds."""
         if draft is None:
             return
@@ -308,10 +310,10 @@ class Promise(RuleBasedStateMachine):
             block.doubtful = False
         if outcome.chosen is None:
             self.known.learn((change.key for change in flight.changes), outcome.records)
-            self.record(list(batch.observed(flight.changes, outcome)))
+            self.record(list(observed(flight.changes, outcome)))
         else:
             self.known.wrote(flight.changes, outcome.revision)
-            self.record(list(batch.committed(flight.changes, outcome.revision)))
+            self.record(list(committed(flight.changes, outcome.revision)))
 
     @precondition(lambda self: self.flight is not None)
     @rule()
@@ -345,7 +347,7 @@ class Promise(RuleBasedStateMachine):
         if pool.disabled or not supply.wants_block(self.ledger, pool, self.boot):
             return
         changes = claim(self.ledger, self.known, pool, pool.block(index), self.now())
-        self.start(batch.Batch(tuple(changes)))
+        self.start(Batch(tuple(changes)))
         self.arrive()
         self.reply()
 
@@ -353,7 +355,7 @@ class Promise(RuleBasedStateMachine):
 
     def watch(self, key: str) -> None:
         """The watch brings the current state of one block."""
-        if not batch.is_block(key):
+        if not is_block(key):
             return
         record = self.cluster.records.get(key)
         fact = Committed(key, record.revision, record.value) if record else Committed(key, self.cluster.revision, None)
@@ -499,7 +501,7 @@ class Promise(RuleBasedStateMachine):
             self.checkpoint()
         self.ledger = replay(NODE, POLICY, self.journal)
         self.asked = []
-        self.known = batch.Known()
+        self.known = Known()
         if self.flight is not None and self.outcome is None:
             self.arrive()  # what a dead process has sent is in the store, or nowhere, by the time of the first look
         self.flight = self.outcome = None
@@ -584,10 +586,10 @@ class Promise(RuleBasedStateMachine):
         while self.adrift:
             self.drift_in()
         self.look_again()
-        self.known = batch.Known()
+        self.known = Known()
         self.catch_up()
         for _round in range(40):
-            self.gather(batch.Limits())
+            self.gather(Limits())
             if self.flight is None:
                 break
             self.arrive()

@@ -11,6 +11,8 @@ from ipamd.core.records import BlockRecord
 from ipamd.core.regain import Living, conflicts, regain
 from ipamd.core.reserve import ReservePolicy
 from ipamd.store import batch
+from ipamd.store.draft import Limits
+from ipamd.store.known import Known, is_block
 from tests.core.blocks import image
 from tests.core.test_leaks import NOW
 from tests.nodes import pool_record
@@ -57,9 +59,9 @@ def test_what_this_node_has_in_any_way_is_taken_back(ledger: Ledger, container: 
 def test_what_was_taken_back_from_a_lost_reserve_is_flushed(ledger: Ledger) -> None:
     """The store gets the pod's handle in place of the lost instance's, and the pod's DEL frees the address."""
     regain(ledger, [living("c", 2)], NOW)
-    draft = batch.gather(ledger, batch.Known(), batch.Limits(), NOW)
+    draft = batch.gather(ledger, Known(), Limits(), NOW)
     assert draft is not None
-    (value,) = [change.value for change in draft.changes if batch.is_block(change.key)]
+    (value,) = [change.value for change in draft.changes if is_block(change.key)]
     assert value is not None
     owner = BlockRecord(value).owner(2)
     assert owner is not None

@@ -94,7 +94,7 @@ async def test_what_the_store_cannot_account_for_is_kept_and_its_record_too(
     """aws/amazon-vpc-cni-k8s pull request 3876: allocations of a range that one read did not show were dropped.
 
     And the file that knew better was overwritten at once. Guarded by ``holdings`` in ``Ledger.checkpoint``, and by
-    ``_image`` in ``store.batch``, which writes a vanished block again.
+    ``_image`` in ``store.draft``, which writes a vanished block again.
     """
     async with Node("n1", store).running() as first:
         assigned = await first.add(add_request("c"))

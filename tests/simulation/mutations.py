@@ -20,6 +20,7 @@ from ipamd.journal import statefile
 from ipamd.journal.journal import Journal
 from ipamd.store import batch
 from ipamd.store.base import Outcome, StoreUnavailableError
+from ipamd.store.draft import Draft
 from ipamd.store.sync import Sync
 from ipamd.store.writer import Writer
 
@@ -284,7 +285,7 @@ def _() -> AbstractContextManager[object]:
 
         return changes
 
-    return _around(batch._Draft, "_handle_changes", make)
+    return _around(Draft, "_handle_changes", make)
 
 
 @mutation("sends what it gives back before that is in the state file")

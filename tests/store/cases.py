@@ -12,6 +12,8 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome
 from ipamd.store.claim import claim
+from ipamd.store.draft import Batch, Limits
+from ipamd.store.known import Known, committed, observed
 from tests.core.cluster import Cluster
 from tests.nodes import pool_record
 
@@ -25,7 +27,7 @@ class Case:
         self.cluster = Cluster()
         self.ledger = Ledger("n1", policy or ReservePolicy())
         self.ledger.synced = True
-        self.known = batch.Known()
+        self.known = Known()
         self.boot = 1_000_000_000
         self.facts: list[Fact] = []
 
@@ -54,7 +56,7 @@ class Case:
         """Claim a block of a pool; returns its CIDR."""
         value = self.ledger.settings.pools[pool]
         changes = claim(self.ledger, self.known, value, value.block(index), self.now)
-        assert self.send(batch.Batch(tuple(changes))).chosen == 0
+        assert self.send(Batch(tuple(changes))).chosen == 0
         return str(value.block(index))
 
     def add(self, container: str, *families: int, interface: str = "eth0") -> Assigned:
@@ -72,24 +74,24 @@ class Case:
         self.facts += self.ledger.delete(who, f"default.{container}", self.boot).facts
         self.boot += 1  # an ADD of the same container that follows begins later
 
-    def gather(self, limits: batch.Limits | None = None) -> batch.Batch | None:
+    def gather(self, limits: Limits | None = None) -> Batch | None:
         """The next transaction, if there is anything to do."""
         self.ledger.settle()
-        return batch.gather(self.ledger, self.known, limits or batch.Limits(), self.now)
+        return batch.gather(self.ledger, self.known, limits or Limits(), self.now)
 
-    def send(self, draft: batch.Batch) -> Outcome:
+    def send(self, draft: Batch) -> Outcome:
         """Send a transaction, and take in the answer."""
         self.record(draft.before)
         outcome = self.cluster.commit(draft.changes)
         if outcome.chosen is None:
             self.known.learn((change.key for change in draft.changes), outcome.records)
-            self.record(batch.observed(draft.changes, outcome))
+            self.record(observed(draft.changes, outcome))
         else:
             self.known.wrote(draft.changes, outcome.revision)
-            self.record(batch.committed(draft.changes, outcome.revision))
+            self.record(committed(draft.changes, outcome.revision))
         return outcome
 
-    def flush(self, limits: batch.Limits | None = None) -> int:
+    def flush(self, limits: Limits | None = None) -> int:
         """Send transactions until there is nothing to do; returns how many it took."""
         for count in range(200):
             draft = self.gather(limits)
@@ -107,7 +109,7 @@ class Case:
                 [Committed(key, record.revision if record else self.cluster.revision, record.value if record else None)]
             )
 
-    def idle(self) -> batch.Batch | None:
+    def idle(self) -> Batch | None:
         """The transaction that retires a block which has been idle for long enough, if there is one."""
         supply.idle_block(self.ledger, self.boot)
         self.boot += supply.IDLE_BLOCK

@@ -10,7 +10,8 @@ from ipamd.core import keys, supply
 from ipamd.core.address import parse_cidr
 from ipamd.core.facts import Place, Withdrawn
 from ipamd.core.reserve import ReservePolicy
-from ipamd.store.batch import Batch, Limits, gather
+from ipamd.store.batch import gather
+from ipamd.store.draft import Batch, Limits
 from tests.core.cluster import Cluster
 from tests.store.cases import Case
 

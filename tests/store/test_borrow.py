@@ -30,8 +30,8 @@ from ipamd.core.reserve import PRESSURE, TIGHT, ReservePolicy
 from ipamd.core.supply import IDLE_LOAN
 from ipamd.metrics import Metrics
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Record, StoreRefusedError
-from ipamd.store.batch import Known
 from ipamd.store.borrow import PATIENCE, ROUND, Hunt, borrow
+from ipamd.store.known import Known
 from tests.memory_store import MemoryStore
 from tests.nodes import EPOCH, Node, add_request, now, pool_record
 from tests.store.truth import at_rest, held, view
