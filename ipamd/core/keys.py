@@ -46,9 +46,9 @@ class Kind(Enum):
     OTHER = "other"
 
 
+_BLOCKS = (IPAM + "assignment/ipv4/block/", IPAM + "assignment/ipv6/block/")
 _PREFIXES = (
-    (IPAM + "assignment/ipv4/block/", Kind.BLOCK),
-    (IPAM + "assignment/ipv6/block/", Kind.BLOCK),
+    (_BLOCKS, Kind.BLOCK),
     (HANDLES, Kind.HANDLE),
     (IPAM + "host/", Kind.AFFINITY),
     (POOLS, Kind.POOL),
@@ -66,6 +66,11 @@ def kind_of(key: str) -> Kind:
         if key.startswith(prefix):
             return kind
     return Kind.OTHER
+
+
+def is_block(key: str) -> bool:
+    """Whether a key is a block's."""
+    return key.startswith(_BLOCKS)
 
 
 def blocks_prefix(family: int) -> str:

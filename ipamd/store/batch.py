@@ -13,7 +13,7 @@ from ipamd.store.draft import Batch, Draft, Limits, handle_change
 from ipamd.store.known import Known
 
 
-def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | None:
+def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Draft | None:
     """The next transaction that brings the store closer to what this node wants; None: there is nothing to do."""
     draft = Draft(ledger, known, limits, now)
     cooldown = ledger.settings.config.cooldown * SECOND
@@ -31,7 +31,7 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Batch | No
             draft.give_back(supply.surplus(ledger, pool, now.boot))
         for pool in ledger.pools_in_use():
             draft.top_up(pool.name)
-    return draft.batch()
+    return draft if draft.images else None
 
 
 def retire(ledger: Ledger, known: Known, block: Block) -> Batch:

@@ -1,15 +1,19 @@
 """A transaction in the making: what it changes, decided piece by piece as long as there is room. Pure.
 
+It is decided in one step of the ledger's, with edits of the blocks' images that take little time. To write it down, all
+the JSON of its records, takes ten times as long: this is done in portions, between which requests are answered.
+
 A block and the handles it names always change together, so that no crash point leaks a handle. The order of the changes
 is such that any prefix of them is safe: handles that gain, blocks, handles that lose.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Raw, Struct
 
 from ipamd.core import keys, supply
+from ipamd.core.address import Cidr
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import Now
 from ipamd.core.facts import Assigned, Fact, Place, Withdrawn
@@ -18,6 +22,7 @@ from ipamd.core.records import (
     RESERVE_NOTE,
     BlockRecord,
     HandleRecord,
+    Owner,
     affinity_record,
     attribute,
     cooling_attribute,
@@ -35,13 +40,41 @@ class Limits(Struct, frozen=True):
     size: int = 1 << 20
 
 
+PORTION = 16
+"""How many handles are written in a row: some 0.15 ms on a machine of 2026."""
+
+
 class Batch(Struct, frozen=True):
-    """One transaction, and the facts that must be durable before it is sent."""
+    """One transaction that is written already, and the facts that must be durable before it is sent."""
 
     changes: tuple[Change, ...]
     before: tuple[Fact, ...] = ()
     full: bool = False
     """Whether there was more to do than fits."""
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The keys of the blocks that are changed."""
+        return tuple(change.key for change in self.changes if keys.is_block(change.key))
+
+    def write(self) -> Iterator[None]:
+        """Nothing is left to be written; see ``Draft.write``."""
+        return iter(())
+
+
+class _Stored(Struct, frozen=True):
+    """A block as the draft found it."""
+
+    net: Cidr
+    record: BlockRecord | None
+    revision: int
+
+    def counts(self) -> Counter[str]:
+        return Counter() if self.record is None else self.record.counts()
+
+
+_Counts = Mapping[str, Counter[str]]
+"""How many addresses each handle holds, by block."""
 
 
 def reserve_attribute(ledger: Ledger, image: BlockRecord, now: int) -> Raw:
@@ -65,7 +98,12 @@ def handle_change(known: Known, handle: str, record: HandleRecord) -> Change:
 
 
 class Draft:
-    """A transaction in the making: an edited image of each block it touches."""
+    """A transaction in the making: an edited image of each block it touches.
+
+    When it is decided, in one step, ``before`` are the facts that must be durable before it is sent, and ``full`` says
+    whether there was more to do than fits. From then on ``blocks`` are in doubt. ``changes`` are there when ``write``
+    has come to its end.
+    """
 
     def __init__(self, ledger: Ledger, known: Known, limits: Limits, now: Now) -> None:
         self.ledger, self.known, self.limits, self.now = ledger, known, limits, now
@@ -73,6 +111,8 @@ class Draft:
         self.handles: set[str] = set()
         self.before: list[Fact] = []
         self.full = False
+        self.changes: tuple[Change, ...] = ()
+        self._stored: dict[str, _Stored] = {}
         self._size = 0
         self._affinities = 0
         self._parting: set[str] = set()
@@ -107,7 +147,7 @@ class Draft:
                 return
             for place in assigned.places:
                 other = self.ledger.blocks[place.block]
-                if place.ordinal in other.unflushed and self._room(other, assigned.handle):
+                if place.ordinal in other.unflushed and (other is block or self._room(other, assigned.handle)):
                     self._assign(other, place.ordinal, assigned)
 
     def reserve_wanted(self, place: Place) -> None:
@@ -178,6 +218,7 @@ class Draft:
             for ordinal in ordinals_of(block.cooled):
                 image.free(ordinal)
             self.images[block.cidr] = image
+            self._stored[block.cidr] = _Stored(block.net, block.record, block.revision if block.value else 0)
             self._affinities += block.record is None
         return image
 
@@ -214,56 +255,63 @@ class Draft:
         secondary = {**assigned.labels, "node": self.ledger.node}
         if "type" not in secondary:  # Calico gives a tunnel address no time
             secondary["timestamp"] = go_time(assigned.at)
-        raw, reserve = attribute(assigned.handle, secondary), self.ledger.reserve_handle
+        reserve = self.ledger.reserve_handle
         before = image.owner(ordinal)
         if block.record is None and before is not None and before.handle not in (assigned.handle, reserve):
             return  # somebody's meanwhile: contested, as soon as the block is back
-        if before is None:
-            image.take({ordinal}, raw)
-        else:
-            image.give(ordinal, raw)
-            if before.handle:
-                self.handles.add(before.handle)
+        image.assign(ordinal, Owner(assigned.handle, secondary["node"], secondary))
+        if before is not None and before.handle:
+            self.handles.add(before.handle)
         self.handles |= {assigned.handle, reserve}
 
     # --- what comes out ---------------------------------------------------------------------------------------
 
-    def batch(self) -> Batch | None:
-        """The transaction, or None if nothing came in."""
-        if not self.images:
-            return None
-        gains, losses = self._handle_changes()
-        blocks = []
-        for cidr, image in self.images.items():
-            block = self.ledger.blocks[cidr]
-            if block.record is None:
-                gains.insert(0, self._affinity_change(block))
-            # As with Calico, a block that is no node's goes with the last of its addresses.
-            value = image.encode() if image.affinity is not None or not image.empty else None
-            blocks.append(Change(keys.block_key(block.net), value, block.revision if block.value else 0))
-        return Batch((*gains, *blocks, *losses), tuple(self.before), self.full)
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The keys of the blocks that are changed."""
+        return tuple(keys.block_key(stored.net) for stored in self._stored.values())
 
-    def _handle_changes(self) -> tuple[list[Change], list[Change]]:
+    def write(self) -> Iterator[None]:
+        """Make the changes, in portions: whoever has requests to answer does so after each.
+
+        The ledger may have changed meanwhile, and is not looked at: what was decided stands, as if it were sent.
+        """
         gains: list[Change] = []
         losses: list[Change] = []
-        counts = {cidr: image.counts() for cidr, image in self.images.items()}
-        records = {cidr: self.ledger.blocks[cidr].record for cidr in counts}
-        stored = {cidr: Counter() if record is None else record.counts() for cidr, record in records.items()}
-        for handle in sorted(self.handles):
-            record = self.known.handle(handle)
-            before = sum(record.blocks.values())
-            for cidr, held in counts.items():
-                record.set(cidr, held[handle])
-            change = handle_change(self.known, handle, record)
-            if change.value is None and not change.expected:
-                losses.append(change)  # only a comparison: the key must still be absent
-                continue
-            # If the count differs from the store's image, but not from the handle as last seen, a stranger changed it.
-            recounted = any(held[handle] != stored[cidr][handle] for cidr, held in counts.items())
-            if recounted or change.value != self.known.value(change.key):
-                (losses if sum(record.blocks.values()) < before else gains).append(change)
-        return gains, losses
+        held = {cidr: image.counts() for cidr, image in self.images.items()}
+        were = {cidr: stored.counts() for cidr, stored in self._stored.items()}
+        for number, handle in enumerate(sorted(self.handles)):
+            if number % PORTION == PORTION - 1:
+                yield
+            self._write_handle(handle, held, were, gains, losses)
+        blocks = []
+        for cidr, image in self.images.items():
+            yield
+            stored = self._stored[cidr]
+            if stored.record is None:
+                gains.insert(0, self._affinity_change(stored.net))
+            # As with Calico, a block that is no node's goes with the last of its addresses.
+            value = image.encode() if image.affinity is not None or not image.empty else None
+            blocks.append(Change(keys.block_key(stored.net), value, stored.revision))
+        yield
+        self.changes = (*gains, *blocks, *losses)
 
-    def _affinity_change(self, block: Block) -> Change:
-        key = keys.affinity_key(self.ledger.node, block.net)
+    def _write_handle(
+        self, handle: str, held: _Counts, were: _Counts, gains: list[Change], losses: list[Change]
+    ) -> None:
+        record = self.known.handle(handle)
+        before = sum(record.blocks.values())
+        for cidr, counts in held.items():
+            record.set(cidr, counts[handle])
+        change = handle_change(self.known, handle, record)
+        if change.value is None and not change.expected:
+            losses.append(change)  # only a comparison: the key must still be absent
+        # If the count differs from the store's image, but not from the handle as last seen, a stranger changed it.
+        elif change.value != self.known.value(change.key) or any(
+            counts[handle] != were[cidr][handle] for cidr, counts in held.items()
+        ):
+            (losses if sum(record.blocks.values()) < before else gains).append(change)
+
+    def _affinity_change(self, net: Cidr) -> Change:
+        key = keys.affinity_key(self.ledger.node, net)
         return Change(key, affinity_record("confirmed", self.known.value(key)), self.known.revision(key))

@@ -42,7 +42,7 @@ class Known:
     def learn(self, record_keys: Iterable[str], records: dict[str, Record]) -> None:
         """These keys are now as in ``records``; those without a record are absent."""
         for key in record_keys:
-            if is_block(key):
+            if keys.is_block(key):
                 continue
             if key in records:
                 self._records[key] = records[key]
@@ -52,7 +52,7 @@ class Known:
     def wrote(self, changes: Iterable[Change], revision: int) -> None:
         """A commit wrote these changes at ``revision``."""
         for change in changes:
-            if is_block(change.key):
+            if keys.is_block(change.key):
                 continue
             if change.value is None:
                 self._records.pop(change.key, None)
@@ -60,17 +60,12 @@ class Known:
                 self._records[change.key] = Record(change.key, change.value, revision)
 
 
-def is_block(key: str) -> bool:
-    """Whether a key is a block's: the ledger knows blocks, ``Known`` the rest."""
-    return keys.kind_of(key) is keys.Kind.BLOCK
-
-
 def committed(changes: Iterable[Change], revision: int) -> list[Committed]:
     """The facts that a successful commit established: the new images of the blocks it wrote."""
     return [
         Committed(change.key, revision, change.value)
         for change in changes
-        if is_block(change.key) and (change.value is not None or change.expected)  # else only a comparison
+        if keys.is_block(change.key) and (change.value is not None or change.expected)  # else only a comparison
     ]
 
 
@@ -78,7 +73,7 @@ def observed(changes: Iterable[Change], outcome: Outcome) -> list[Committed]:
     """The facts that a refused commit told: the current images of the blocks it meant to write."""
     facts = []
     for change in changes:
-        if is_block(change.key):
+        if keys.is_block(change.key):
             record = outcome.records.get(change.key)
             if record is None:
                 facts.append(Committed(change.key, outcome.revision, None))

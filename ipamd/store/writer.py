@@ -8,7 +8,7 @@ The writer may import trio, core and store. What it learns goes out through ``re
 part of the ledger and of the journal, and wakes the ADDs that wait for addresses.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -29,8 +29,8 @@ from ipamd.store.base import Change, ChangeSet, Outcome, Store, StoreRefusedErro
 from ipamd.store.borrower import Borrower
 from ipamd.store.claim import Search
 from ipamd.store.claimer import RECONSIDER_AFTER, Claimer
-from ipamd.store.draft import Batch, Limits
-from ipamd.store.known import Known, committed, is_block, observed
+from ipamd.store.draft import Batch, Draft, Limits
+from ipamd.store.known import Known, committed, observed
 
 BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
@@ -126,7 +126,9 @@ class Writer:
                 await trio.sleep(pause)
                 pause = min(pause * 2, BACK_OFF[1])
                 continue
-            if not more:
+            if more:
+                await trio.lowlevel.checkpoint()  # requests are answered
+            else:
                 await self._rest()
 
     async def step(self) -> bool:
@@ -211,10 +213,14 @@ class Writer:
 
     # --- one transaction --------------------------------------------------------------------------------------
 
-    async def _commit(self, draft: Batch) -> bool:
+    async def _commit(self, draft: Draft | Batch) -> bool:
         if draft.before:
             self._record(draft.before)
-        with self._in_doubt([draft.changes]):  # from now on, as what is given up meanwhile is in the draft still
+        with self._in_doubt(draft.blocks):  # from now on, as what is given up meanwhile is in the draft still
+            for _portion in draft.write():
+                await trio.lowlevel.checkpoint()  # requests are answered
+            if self._histories != self._ledger.histories or not self._ledger.synced:
+                return False  # the store was set back meanwhile: this is not sent, and all of it is to be read again
             await self._sync()  # else, after a reboot, this node would hand out what only the store knows to be given
             outcome = await self._send([draft.changes])
         if outcome.chosen is None:
@@ -239,7 +245,7 @@ class Writer:
         self.progress.transactions += 1
         self.progress.operations += sum(map(len, sets))
         self._doubt = tuple({change.key for changes in sets for change in changes})
-        with self._in_doubt(sets):
+        with self._in_doubt(self._doubt):
             try:
                 outcome = await self._store.commit(*sets, window=search.window if search else None)
             except StoreUnavailableError:
@@ -257,12 +263,12 @@ class Writer:
         return outcome
 
     @contextmanager
-    def _in_doubt(self, sets: Sequence[Sequence[Change]]) -> Iterator[None]:
-        """Keep the blocks of a transaction in doubt until its outcome is known; if it never is, they stay so.
+    def _in_doubt(self, changed: Iterable[str]) -> Iterator[None]:
+        """Keep the blocks of a transaction, among these keys, in doubt until its outcome is known, or else for ever.
 
         What an earlier transaction left doubtful stays so: a refusal, be it for a handle, overtakes nothing.
         """
-        doubted = self._ledger.doubt(change.key for changes in sets for change in changes)
+        doubted = self._ledger.doubt(changed)
         unsent: NotDurableError | None = None
         try:
             yield
@@ -281,7 +287,7 @@ class Writer:
         """The outcome of the last transaction is not known: see what became of its records."""
         snapshot = await self._store.read(self._doubt)
         self._known.learn(self._doubt, {record.key: record for record in snapshot.records})
-        self._record([fact for fact in snapshot.facts(self._doubt) if is_block(fact.key)])
+        self._record([fact for fact in snapshot.facts(self._doubt) if keys.is_block(fact.key)])
         self._doubt = ()
         self._announce()
 

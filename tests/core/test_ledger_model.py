@@ -23,12 +23,13 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome
 from ipamd.store.claim import claim
-from ipamd.store.draft import Batch, Limits
-from ipamd.store.known import Known, committed, is_block, observed
+from ipamd.store.draft import Batch, Draft, Limits
+from ipamd.store.known import Known, committed, observed
 from tests.core.blocks import NODE, RESERVE
 from tests.core.cluster import Cluster
 from tests.core.snapshot import differences, replay, snapshot
 from tests.nodes import pool_record
+from tests.store.cases import written
 
 POLICY = ReservePolicy(minimum=3, maximum=6)
 POOLS = {4: ("four", "10.0.0.0/27", 29), 6: ("six", "fd00::/123", 125)}
@@ -63,11 +64,11 @@ class Promise(RuleBasedStateMachine):
         """Handles of DELs that could not be written to the state file: a restart may bring them back, unused."""
         self.seen: dict[Place, str] = {}
         """The handles in the block images that the ledger has seen."""
-        self.flight: Batch | None = None
+        self.flight: Draft | Batch | None = None
         self.doubted: list[Block] = []
         self.outcome: Outcome | None = None
         self.doubt: set[str] = set()
-        self.adrift: list[Batch] = []
+        self.adrift: list[Draft | Batch] = []
         self.asked: list[tuple[Place, ...]] = []
         """What waiting ADDs asked for."""
         self.serial = 0
@@ -85,7 +86,7 @@ class Promise(RuleBasedStateMachine):
         self.journal.extend(facts)
         for fact in facts:
             self.ledger.apply(fact)
-            if isinstance(fact, Committed) and is_block(fact.key):
+            if isinstance(fact, Committed) and keys.is_block(fact.key):
                 self.see(fact)
 
     def see(self, fact: Committed) -> None:
@@ -281,24 +282,25 @@ class Promise(RuleBasedStateMachine):
         if idle is not None:
             self.start(batch.retire(self.ledger, self.known, idle))
 
-    def start(self, draft: Batch | None) -> None:
-        """A transaction is about to be sent; what it takes back nobody holds."""
+    def start(self, draft: Draft | Batch | None) -> None:
+        """A transaction is decided, and about to be written; what it takes back nobody holds."""
         if draft is None:
             return
-        assert len({change.key for change in draft.changes}) == len(draft.changes)
         held = {place for places in self.live.values() for place in places}
         for fact in draft.before:
             assert isinstance(fact, Withdrawn)
             assert not held & {Place(fact.block, ordinal) for ordinal in fact.ordinals}
         self.record(list(draft.before))
         self.flight, self.outcome = draft, None
-        self.doubted = self.ledger.doubt(change.key for change in draft.changes)
+        self.doubted = self.ledger.doubt(draft.blocks)
 
     @precondition(lambda self: self.flight is not None and self.outcome is None)
     @rule()
     def arrive(self) -> None:
-        """The transaction reaches the store."""
-        self.outcome = self.cluster.commit(self.flight.changes)
+        """The transaction, written whatever happened since it was decided, reaches the store."""
+        changes = written(self.flight).changes
+        assert len({change.key for change in changes}) == len(changes)
+        self.outcome = self.cluster.commit(changes)
 
     @precondition(lambda self: self.outcome is not None)
     @rule()
@@ -319,6 +321,8 @@ class Promise(RuleBasedStateMachine):
     @rule()
     def lose(self) -> None:
         """The transaction or its reply is lost: the outcome is not known, and if it did not arrive it still may."""
+        if self.outcome is None:
+            written(self.flight)
         self.doubt = {change.key for change in self.flight.changes}
         if self.outcome is None:
             self.adrift.append(self.flight)
@@ -355,7 +359,7 @@ class Promise(RuleBasedStateMachine):
 
     def watch(self, key: str) -> None:
         """The watch brings the current state of one block."""
-        if not is_block(key):
+        if not keys.is_block(key):
             return
         record = self.cluster.records.get(key)
         fact = Committed(key, record.revision, record.value) if record else Committed(key, self.cluster.revision, None)

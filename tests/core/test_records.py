@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
@@ -13,6 +14,7 @@ from ipamd.core.pool import decode_pool
 from ipamd.core.records import (
     BlockRecord,
     HandleRecord,
+    Owner,
     RecordError,
     affinity_record,
     affinity_state,
@@ -255,6 +257,32 @@ def test_equal_attributes_are_shared() -> None:
     record.take({0}, attribute("a", {"pod": "p", "node": "n"}))
     record.take({3}, attribute("a", {"node": "n", "pod": "p"}))
     assert json.loads(record.encode())["attributes"] == [{"handle_id": "a", "secondary": {"node": "n", "pod": "p"}}]
+
+
+def test_an_owner_is_assigned_what_its_attribute_would_give() -> None:
+    """To assign an ordinal to an owner writes what giving it the owner's attribute does, be it free or another's."""
+    said = {"pod": "p", "node": "n"}
+    given, assigned = (new_block(parse_cidr("10.0.0.0/29"), "host:n", 100) for _ in range(2))
+    for record in (given, assigned):
+        record.take({1, 2}, attribute("reserve", {"node": "n"}))
+    given.take({0}, attribute("a", said))
+    given.give(1, attribute("a", said))
+    given.take({3}, attribute("a", {**said, "pod": "q"}))
+    for ordinal in (0, 1):
+        assigned.assign(ordinal, Owner("a", "n", said))
+    assigned.assign(3, Owner("a", "n", {**said, "pod": "q"}))
+    assert assigned.counts() == given.counts() == {"a": 3, "reserve": 1}
+    assert assigned.encode() == given.encode()
+
+
+def test_an_attribute_that_says_more_is_not_shared() -> None:
+    """An ordinal of the same owner whose attribute has a field unknown here keeps it for itself."""
+    record = new_block(parse_cidr("10.0.0.0/30"), "host:n", 100)
+    record.take({0}, Raw(b'{"handle_id":"a","secondary":{"node":"n"},"tomorrow":1}'))
+    record.assign(1, Owner("a", "n", {"node": "n"}))
+    stored = json.loads(record.encode())
+    assert stored["allocations"][:2] == [0, 1]
+    assert ["tomorrow" in each for each in stored["attributes"]] == [True, False]
 
 
 def test_sequences_are_sorted_as_strings() -> None:

@@ -12,10 +12,11 @@ from ipamd.core.regain import Living, conflicts, regain
 from ipamd.core.reserve import ReservePolicy
 from ipamd.store import batch
 from ipamd.store.draft import Limits
-from ipamd.store.known import Known, is_block
+from ipamd.store.known import Known
 from tests.core.blocks import image
 from tests.core.test_leaks import NOW
 from tests.nodes import pool_record
+from tests.store.cases import written
 
 CIDR = "10.0.0.0/29"
 OURS, LOST = "ipamd-reserve-n1.bbbbbbbb", "ipamd-reserve-n1.aaaaaaaa"
@@ -61,7 +62,7 @@ def test_what_was_taken_back_from_a_lost_reserve_is_flushed(ledger: Ledger) -> N
     regain(ledger, [living("c", 2)], NOW)
     draft = batch.gather(ledger, Known(), Limits(), NOW)
     assert draft is not None
-    (value,) = [change.value for change in draft.changes if is_block(change.key)]
+    (value,) = [change.value for change in written(draft).changes if keys.is_block(change.key)]
     assert value is not None
     owner = BlockRecord(value).owner(2)
     assert owner is not None

@@ -249,15 +249,13 @@ class _Whatever(int):
 @mutation("writes a block whatever became of it since it was read")
 def _() -> AbstractContextManager[object]:
     def make(original: Any) -> Any:
-        def gather(*arguments: Any) -> Any:
-            draft = original(*arguments)
-            if draft is None:
-                return None
-            return replace(draft, changes=tuple(replace(c, expected=_Whatever(c.expected)) for c in draft.changes))
+        def write(self: Any) -> Any:
+            yield from original(self)
+            self.changes = tuple(replace(each, expected=_Whatever(each.expected)) for each in self.changes)
 
-        return gather
+        return write
 
-    return _around(batch, "gather", make)
+    return _around(Draft, "write", make)
 
 
 @mutation("takes a transaction without an answer for done")
@@ -279,13 +277,13 @@ def _() -> AbstractContextManager[object]:
 @mutation("leaves the pods' handles out of the transaction")
 def _() -> AbstractContextManager[object]:
     def make(original: Any) -> Any:
-        def changes(self: Any) -> tuple[list[Any], list[Any]]:
-            gains, losses = original(self)
-            return [change for change in gains if "ipamd-reserve" in change.key], losses
+        def write_handle(self: Any, handle: str, *rest: Any) -> None:
+            if "ipamd-reserve" in handle:
+                original(self, handle, *rest)
 
-        return changes
+        return write_handle
 
-    return _around(Draft, "_handle_changes", make)
+    return _around(Draft, "_write_handle", make)
 
 
 @mutation("sends what it gives back before that is in the state file")
@@ -293,7 +291,9 @@ def _() -> AbstractContextManager[object]:
     def make(original: Any) -> Any:
         def gather(*arguments: Any) -> Any:
             draft = original(*arguments)
-            return None if draft is None else replace(draft, before=())
+            if draft is not None:
+                draft.before = []
+            return draft
 
         return gather
 

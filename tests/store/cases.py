@@ -1,6 +1,7 @@
 """A node and the store that it believes in, for tests of the transactions it makes: everything in step, no tasks."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from ipamd.core import keys, supply
 from ipamd.core.address import parse_cidr
@@ -12,12 +13,22 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.store import batch
 from ipamd.store.base import Change, Outcome
 from ipamd.store.claim import claim
-from ipamd.store.draft import Batch, Limits
+from ipamd.store.draft import Batch, Draft, Limits
 from ipamd.store.known import Known, committed, observed
 from tests.core.cluster import Cluster
 from tests.nodes import pool_record
 
 EPOCH = 1_795_218_460_000_000_000
+
+
+D = TypeVar("D", Draft, Batch)
+
+
+def written(draft: D) -> D:
+    """A transaction, written to its end."""
+    for _portion in draft.write():
+        pass
+    return draft
 
 
 class Case:
@@ -74,12 +85,13 @@ class Case:
         self.facts += self.ledger.delete(who, f"default.{container}", self.boot).facts
         self.boot += 1  # an ADD of the same container that follows begins later
 
-    def gather(self, limits: Limits | None = None) -> Batch | None:
-        """The next transaction, if there is anything to do."""
+    def gather(self, limits: Limits | None = None) -> Draft | None:
+        """The next transaction, if there is anything to do, written."""
         self.ledger.settle()
-        return batch.gather(self.ledger, self.known, limits or Limits(), self.now)
+        draft = batch.gather(self.ledger, self.known, limits or Limits(), self.now)
+        return None if draft is None else written(draft)
 
-    def send(self, draft: Batch) -> Outcome:
+    def send(self, draft: Draft | Batch) -> Outcome:
         """Send a transaction, and take in the answer."""
         self.record(draft.before)
         outcome = self.cluster.commit(draft.changes)

@@ -11,9 +11,9 @@ from ipamd.core.address import parse_cidr
 from ipamd.core.facts import Place, Withdrawn
 from ipamd.core.reserve import ReservePolicy
 from ipamd.store.batch import gather
-from ipamd.store.draft import Batch, Limits
+from ipamd.store.draft import Draft, Limits
 from tests.core.cluster import Cluster
-from tests.store.cases import Case
+from tests.store.cases import Case, written
 
 RESERVE = "ipamd-reserve-n1"
 
@@ -29,12 +29,12 @@ def case() -> Case:
     return made
 
 
-def block_keys(draft: Batch) -> list[str]:
+def block_keys(draft: Draft) -> list[str]:
     """The keys of the blocks that a transaction writes."""
     return [change.key for change in draft.changes if keys.kind_of(change.key) is keys.Kind.BLOCK]
 
 
-def handles(draft: Batch) -> dict[str, dict[str, int] | None]:
+def handles(draft: Draft) -> dict[str, dict[str, int] | None]:
     """What a transaction makes of handles; None: it deletes the record."""
     return {
         keys.name_of(change.key): json.loads(change.value)["block"] if change.value else None
@@ -426,7 +426,7 @@ def test_blocks_that_come_back_count_their_affinities() -> None:
     assert len(case.cluster.allocations()) == 120
 
 
-def prefixes_are_safe(before: Cluster, draft: Batch) -> None:
+def prefixes_are_safe(before: Cluster, draft: Draft) -> None:
     """Apply the changes one by one, as a store of single objects would; after each the records must be safe."""
     one_by_one = Cluster()
     one_by_one.records, one_by_one.revision = dict(before.records), before.revision
@@ -481,7 +481,7 @@ def test_every_prefix_of_a_transaction_is_safe(history: list[tuple[str, int, tup
 def test_the_same_inputs_make_the_same_transaction() -> None:
     """Nothing but the ledger, what is known and the time goes into a transaction: it is equal, byte for byte."""
 
-    def once() -> list[Batch]:
+    def once() -> list[tuple[object, ...]]:
         case = Case()
         case.pool("four", "10.0.0.0/16")
         case.pool("six", "fd00::/64")
@@ -494,11 +494,50 @@ def test_the_same_inputs_make_the_same_transaction() -> None:
                 case.delete(f"c{number - 1}")
                 draft = case.gather()
                 assert draft is not None
-                made.append(draft)
+                made.append((draft.changes, draft.before, draft.full))
                 case.send(draft)
         return made
 
     assert once() == once()
+
+
+def test_what_is_decided_is_written_whatever_happens_meanwhile() -> None:
+    """A transaction is written later than it is decided; ADDs, DELs and the store's news in between change nothing of it.
+
+    A stranger's change of a block makes the store refuse it, as if it had been written, and was on its way, before.
+    """
+
+    def decided() -> tuple[Case, Draft]:
+        case = Case()
+        case.pool("four", "10.0.0.0/16", blockSize=28)
+        case.claim("four", 0)
+        case.claim("four", 1)
+        for name in "abc":
+            case.add(name)
+        case.flush()
+        for name in "defgh":
+            case.add(name)
+        case.delete("a")
+        draft = gather(case.ledger, case.known, Limits(), case.now)
+        assert draft is not None
+        case.ledger.doubt(draft.blocks)
+        return case, draft
+
+    _case, at_once = decided()
+    case, late = decided()
+    case.delete("d")
+    case.ledger.settle()
+    case.delete("b")
+    case.add("i")
+    cidr, block = next(iter(case.ledger.blocks.items()))
+    case.cluster.drop(cidr, "n1")
+    case.hear()
+    assert written(late).changes == written(at_once).changes
+    assert keys.block_key(block.net) in late.blocks
+    assert case.send(late).chosen is None
+    case.flush()
+    assert case.cluster.handles() == case.cluster.counted()
+    assert {f"k8s-pod-network.{name}" for name in "cefghi"} | {RESERVE} == case.cluster.handles().keys()
 
 
 def test_a_given_up_transaction_that_arrives_late_does_not_take_a_pods_address() -> None:
@@ -551,5 +590,5 @@ def test_a_release_frees_nothing_but_the_releasers_own(case: Case) -> None:
     case.delete("a")
     draft = gather(case.ledger, case.known, Limits(), case.now)  # before anything is settled
     if draft is not None:
-        assert case.send(draft).chosen == 0
+        assert case.send(written(draft)).chosen == 0
     assert case.cluster.allocations()[place][0] == RESERVE

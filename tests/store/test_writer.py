@@ -1,6 +1,7 @@
 """Claim, reserve and flush on a store in memory, under a virtual clock."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ from trio.testing import MockClock
 
 from ipamd.core import keys
 from ipamd.core.records import BlockRecord, attribute
+from ipamd.core.reserve import ReservePolicy
+from ipamd.store import batch
+from ipamd.store.base import ChangeSet, KeyRange, Outcome
+from ipamd.store.draft import PORTION, Draft
 from tests.memory_store import MemoryStore
 from tests.nodes import Node, add_request, pool_record
 
@@ -63,6 +68,73 @@ async def test_a_flush_writes_block_and_handles_together(autojump_clock: MockClo
         handle = json.loads(store.records[keys.handle_key("k8s-pod-network.a")].value)
         assert handle == {"block": {assigned.places[0].block: 1}, "deleted": False}
         assert node.ledger.available("default-ipv4-ippool") >= 15
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns of the event loop: in each whoever has a request is answered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, _timeout: float) -> None:
+        self.count += 1
+
+
+async def test_requests_are_answered_while_a_transaction_is_written(
+    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records of a full transaction are made in portions, and others have a turn after each of them."""
+    turns, decided, written = Turns(), [], []
+
+    def gather(*arguments: Any) -> Draft | None:
+        decided.append(turns.count)
+        return original(*arguments)
+
+    async def sync() -> None:
+        written.append(turns.count)  # it is about to be sent
+
+    original = batch.gather
+    monkeypatch.setattr(batch, "gather", gather)
+    async with Node("n1", store, ReservePolicy(64, 64), durable=sync).running() as node:
+        await trio.sleep(1)
+        trio.lowlevel.add_instrument(turns)
+        for index in range(60):
+            await node.add(add_request(f"c{index}"))
+        decided.clear()
+        written.clear()
+        await node.flushed()
+    assert written[0] - decided[0] > 60 // PORTION
+
+
+async def test_what_was_written_as_the_store_was_set_back_is_not_sent(
+    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that expects revisions of a history that is no more is not sent; after a full look a new one is."""
+    believed: list[bool] = []
+    distrusted = False
+
+    def write(draft: Draft) -> Iterator[None]:
+        nonlocal distrusted
+        for portion in original(draft):
+            if not distrusted:
+                distrusted = True
+                node.sync.distrust()
+            yield portion
+
+    async def commit(*sets: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        believed.append(node.ledger.synced)
+        return await MemoryStore.commit(store, *sets, window=window)
+
+    original = Draft.write
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        monkeypatch.setattr(Draft, "write", write)
+        monkeypatch.setattr(store, "commit", commit)
+        await node.add(add_request("a"))
+        await node.flushed()
+    assert distrusted
+    assert believed
+    assert all(believed)
 
 
 async def test_a_deleted_pod_leaves_no_record(autojump_clock: MockClock, store: MemoryStore) -> None:

@@ -47,6 +47,10 @@ def cooling_attribute(at: int) -> Raw:
     return Raw(go_json({"releasedAt": rfc3339(at)}))
 
 
+_UNWRITTEN = Raw(b"")
+"""In place of an attribute that is its owner's, and is written with the block."""
+
+
 class BlockRecord:
     """An allocation block. Mutable while an edit is prepared; ``encode`` gives the bytes to store.
 
@@ -145,6 +149,21 @@ class BlockRecord:
         self._point(ordinal, raw)
         self.sequences[str(ordinal)] = self.sequence
 
+    def assign(self, ordinal: int, owner: Owner) -> None:
+        """Give an ordinal, free or not, to an owner. The attribute is written when the block is, as that takes longer.
+
+        It is that of another ordinal of the same owner, if there is one that says nothing else.
+        """
+        if self.allocations[ordinal] is None:
+            self.unallocated.remove(ordinal)
+        index = self.owners.index(owner) if owner in self.owners else -1
+        if index < 0 or self.attributes[index] not in (_UNWRITTEN, attribute(owner.handle, owner.secondary)):
+            index = len(self.owners)
+            self.owners.append(owner)
+            self.attributes.append(_UNWRITTEN)
+        self.allocations[ordinal] = index
+        self.sequences[str(ordinal)] = self.sequence
+
     def cool(self, ordinal: int, raw: Raw) -> None:
         """Take an allocated ordinal from its owner and let it cool (``cooling_attribute``).
 
@@ -190,7 +209,10 @@ class BlockRecord:
             fields.pop(_CLAIM_TIME, None)
         fields["allocations"] = self.allocations
         fields["unallocated"] = self.unallocated
-        fields["attributes"] = self.attributes
+        fields["attributes"] = [
+            attribute(owner.handle, owner.secondary) if raw is _UNWRITTEN else raw
+            for raw, owner in zip(self.attributes, self.owners, strict=True)
+        ]
         fields["sequenceNumber"] = self.sequence
         deleted = fields.pop("deleted") if "sequenceNumberForAllocation" not in fields and "deleted" in fields else None
         fields["sequenceNumberForAllocation"] = dict(sorted(self.sequences.items()))

@@ -1,6 +1,7 @@
 """Bytes as Go's programs write them: JSON, times; and what is raised for bytes that are no such record."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 from msgspec import Raw
@@ -36,7 +37,12 @@ def go_time(at: int) -> str:
     """Unix nanoseconds in the form of Go's ``time.Time.String()`` in UTC, as in ``timestamp`` attributes."""
     seconds, nanoseconds = divmod(at, 1_000_000_000)
     fraction = f".{nanoseconds:09d}".rstrip("0").rstrip(".")
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{fraction} +0000 UTC"
+    return f"{_second(seconds)}{fraction} +0000 UTC"
+
+
+@lru_cache(maxsize=64)  # many pods of a burst have theirs in common
+def _second(at: int) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def parse_go_time(text: str) -> int | None:
