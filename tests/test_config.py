@@ -65,7 +65,7 @@ def test_the_defaults_are_those_documented() -> None:
         "api.max_head": 16384,
         "api.request_timeout": 10.0,
         "api.idle_timeout": 60.0,
-        "flush.linger": 0.02,
+        "flush.linger": 0.1,
         "flush.max_operations": 64,
         "flush.max_bytes": 1048576,
         "default_pools.none": False,

@@ -75,9 +75,14 @@ class Api(Struct, frozen=True, kw_only=True):
 class Flush(Struct, frozen=True, kw_only=True):
     """How changes are gathered into transactions."""
 
-    linger: Annotated[float, Meta(ge=0, le=5, description="seconds to gather changes before a transaction is sent")] = (
-        0.02
-    )
+    linger: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=5,
+            description="seconds to gather changes for a transaction; a fifth of them while a reserve is low",
+        ),
+    ] = 0.1
     # etcd takes at most 128 operations and 1.5 MiB in a transaction; both leave room for its own framing.
     max_operations: Annotated[int, Meta(ge=1, le=120, description="operations in one transaction")] = 64
     max_bytes: Annotated[int, Meta(ge=65536, le=1_500_000, description="bytes in one transaction")] = _MIB

@@ -96,6 +96,8 @@ class Ledger:
         self.wanted: dict[Place, requested.Want] = {}
         self.unclaimed_in: dict[str, None] = {}
         """The blocks, by CIDR, in which somebody may hold what no attachment here is known to: mostly none."""
+        self.haste = False
+        """Whether somebody may soon wait, here or elsewhere, for what the next transaction does."""
         self.synced = False
         self.histories = 0
         """How often the store's revisions were found to mean nothing any more."""
@@ -399,8 +401,8 @@ class Ledger:
     def _note_drain(self, places: list[Place], now: int) -> None:
         for place in places:
             pool = self._pools.get(place.block)
-            if pool is not None:
-                self.reserve(pool, now).drained(self.available(pool), now)
+            if pool is not None and self.reserve(pool, now).drained(self.available(pool), now):
+                self.haste = True
 
     def settle(self) -> bool:
         """Take back what was given up and needs no transaction (``Block.settle``); whether there was any."""

@@ -97,10 +97,11 @@ class Reserve:
         """How many addresses should be available: those at rest, and one for each ADD that waits."""
         return self.rest + self.waiting
 
-    def drained(self, available: int, now: int) -> None:
-        """Tell what is left after an address was taken."""
+    def drained(self, available: int, now: int) -> bool:
+        """Tell what is left after an address was taken; whether that is so little that to fill it should not wait."""
         if available * 4 < self.level:
             self.grow(now)
+        return available * 2 <= self.rest
 
     def grow(self, now: int) -> None:
         """Double the level: the reserve was too small for what came."""

@@ -232,6 +232,7 @@ class Sync:
             reserve.relieve()
         elif (at := pressure_at(value)) is not None and now.unix - at <= OLD_PRESSURE:
             reserve.press(now.boot)
+            self._ledger.haste = True
 
     def _give_back(self, key: str, value: bytes | None) -> None:
         """A pod elsewhere asks for an address: if it is in reserve here, and promised to nobody, it is given back."""
@@ -246,6 +247,7 @@ class Sync:
             ordinal = address - block.net.base
             if block.net.has(family, address) and block.reserve_bits >> ordinal & 1:
                 block.withdraw([ordinal])  # a fact when the writer frees it
+                self._ledger.haste = True
                 return
 
     def _claim(self, record: Record) -> _Claim | None:

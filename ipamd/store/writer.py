@@ -41,6 +41,9 @@ TICK = 5.0
 PATIENCE = 10
 """Conflicts in a row that are tried again at once: more are somebody's mistake, and not to be had at full speed."""
 
+HASTE = 0.2
+"""The share of the time to gather changes that is taken even if somebody may soon wait for what is written."""
+
 SETTLE = 10_000_000_000
 """How long no block is deleted after a restart or a transaction of unknown outcome (ns).
 
@@ -54,7 +57,7 @@ SHOWN = 5
 class Writing(Struct, frozen=True):
     """Settings: how long to gather changes before a transaction (s), and how large it may grow."""
 
-    linger: float = 0.02
+    linger: float = 0.1
     limits: Limits = Limits()
     quarantine: int = 3_600_000_000_000
     """How long (ns) the reserve of another instance of this node is kept from everybody."""
@@ -91,6 +94,7 @@ class Writer:
         self._known = Known()
         self._woken = trio.Event()
         self._hurried = trio.Event()
+        self._hastened = trio.Event()
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
         self._histories = 0
@@ -109,6 +113,8 @@ class Writer:
         self._woken.set()
         if hurry:
             self._hurried.set()
+        if hurry or self._ledger.haste:
+            self._hastened.set()
 
     async def run(self) -> None:
         """Write for ever. Failures of the store are counted and tried again; nothing else is expected."""
@@ -149,6 +155,7 @@ class Writer:
         pause = requested.pause(self._ledger, now.boot)
         self._pause = TICK if pause is None else pause
         self.borrower.rest(now.boot)
+        self._ledger.haste = False
         draft = batch.gather(self._ledger, self._known, self._settings.limits, now)
         if draft is not None:
             done = await self._commit(draft)
@@ -202,11 +209,15 @@ class Writer:
         return self._ledger.synced
 
     async def _rest(self) -> None:
-        with trio.move_on_after(self._pause):
+        with trio.move_on_after(self._pause) as quiet:
             await self._woken.wait()
-        with trio.move_on_after(self._settings.linger):
-            await self._hurried.wait()
-        self._woken, self._hurried = trio.Event(), trio.Event()
+        if not quiet.cancelled_caught:  # else something is due
+            linger = self._settings.linger
+            with trio.move_on_after(linger * HASTE):
+                await self._hurried.wait()
+            with trio.move_on_after(linger - linger * HASTE):
+                await self._hastened.wait()
+        self._woken, self._hurried, self._hastened = trio.Event(), trio.Event(), trio.Event()
 
     def _waiting(self) -> bool:
         return any(reserve.waiting for reserve in self._ledger.reserves.values())

@@ -137,6 +137,21 @@ async def test_what_was_written_as_the_store_was_set_back_is_not_sent(
     assert all(believed)
 
 
+@pytest.mark.parametrize(("pods", "least", "most"), [(7, 0.1, 0.11), (8, 0.02, 0.03)])
+async def test_a_reserve_that_is_half_used_up_is_filled_sooner(
+    autojump_clock: MockClock, store: MemoryStore, pods: int, least: float, most: float
+) -> None:
+    """Changes are gathered for a tenth of a second, but not while few addresses are left for the pods to come."""
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        commits, began = store.calls["commit"], trio.current_time()
+        for index in range(pods):
+            await node.add(add_request(f"c{index}"))
+        await node.flushed()
+        assert least <= trio.current_time() - began <= most
+        assert store.calls["commit"] == commits + 1
+
+
 async def test_a_deleted_pod_leaves_no_record(autojump_clock: MockClock, store: MemoryStore) -> None:
     """After DEL and flush the ordinal is free, or in reserve, and the handle is gone."""
     async with Node("n1", store).running() as node:

@@ -244,7 +244,7 @@ async def test_what_a_transaction_will_assign_is_in_doubt_before_it_is_sent(
     async with Node("n1", store, POLICY, durable=slow).running() as node:
         await trio.sleep(3)
         first = await node.add(add_request("first"))
-        await trio.sleep(0.1)
+        await trio.sleep(0.2)
         node.delete("first")
         began = trio.current_time()
         for number in range(6):
@@ -541,7 +541,7 @@ async def test_what_a_life_gives_up_stays_given_up_when_a_transaction_of_the_las
         await trio.sleep(1)
         store.commit = slow  # type: ignore[method-assign]
         await first.add(add_request("a"))
-        await trio.sleep(0.1)
+        await trio.sleep(0.2)
     store.commit = lossy  # type: ignore[method-assign]
     second = Node("n1", store, POLICY, facts=first.journal)
     second.delete("a")
