@@ -29,7 +29,6 @@ from ipamd.api.http import Request, Response
 from ipamd.api.look import PATIENCE, Look
 from ipamd.api.routes import Asked, Reports, Router, public, table
 from ipamd.api.server import Server
-from ipamd.api.sockets import bind, from_systemd, inode
 from ipamd.api.spool import Spool
 from ipamd.api.takeover import Takeover
 from ipamd.api.tunnels import Tunnels
@@ -47,8 +46,6 @@ from ipamd.core.reserve import ReservePolicy
 from ipamd.core.selector import parse_labels
 from ipamd.durability import Durability
 from ipamd.host import (
-    allow_files,
-    bind_tcp,
     boot_id,
     machine_id,
     network_namespace,
@@ -56,11 +53,12 @@ from ipamd.host import (
     read_clocks,
     told_to_stop,
 )
-from ipamd.housekeeping import Housekeeping, next_look
+from ipamd.housekeeping import Housekeeping
 from ipamd.journal.aside import aside, set_aside_damaged, set_aside_of_cluster
 from ipamd.journal.errors import JournalDamagedError, JournalError
 from ipamd.journal.journal import Journal, OpenReport
-from ipamd.logs import get_logger, heard_by
+from ipamd.listening import Listening, connections_allowed
+from ipamd.logs import get_logger, heard_by, sentence
 from ipamd.metrics import Metrics
 from ipamd.opening import keep_creating_pools, open_store
 from ipamd.report import Report, demo_lines
@@ -83,9 +81,6 @@ GRACE = 2.0
 
 START_AGAIN = 75
 """The exit code (EX_TEMPFAIL) that asks the supervisor for a new start."""
-
-OWN_FILES = 128
-"""Files to be left for others than the API's clients: the state file, its checkpoint, the store, Kubernetes."""
 
 DRAIN_GRACE = 30.0
 """Seconds that a drain at the end may take."""
@@ -117,7 +112,7 @@ def run(config: Config, *, demo: bool = False) -> int:
     except* (JournalError, OSError) as errors:
         failed = list(_leaves(errors))
     for error in failed:
-        _log.error("cannot run", error=_sentence(error))
+        _log.error("cannot run", error=sentence(error))
     if failed or not others:
         return 1 if failed else 0
     return _leave_cluster(config, others[0])
@@ -146,13 +141,6 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
             yield from _leaves(error)
         else:
             yield error
-
-
-def _sentence(error: Exception) -> str:
-    """What an error says, without the "[Errno 98]" that Python puts before a sentence of our own."""
-    if isinstance(error, OSError) and error.filename is None and error.strerror:
-        return error.strerror
-    return str(error)
 
 
 async def _main(config: Config, demo: bool) -> None:  # noqa: FBT001 - trio.run passes positions
@@ -217,8 +205,6 @@ class Daemon:
         self._changed = trio.Event()
         """Set, and made anew, when what decides whether an ADD can be served may have changed."""
         self._opened = trio.Event()
-        self._bound: socket.socket | None = None
-        """The Unix socket, if it is our own and not systemd's."""
         self.house = Housekeeping(self.ledger, journal, self.report, now, config.quarantine)
         self.waiting = Waiting(
             self.ledger,
@@ -280,7 +266,6 @@ class Daemon:
             commit_store=relay.commit,
         )
         self._asked = Asked(self.handlers, self.tunnels, self.explain, self.events, self.takeover)
-        self.servers = self.report.servers
         self.supervisor = Supervisor(os.environ, os.getpid())
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -296,19 +281,17 @@ class Daemon:
         spool.prepare()
         spool.carry_out()
         self.handlers.steps.catch_up = spool.carry_out
+        listening = self._listening()
+        self.house.looks = [spool.carry_out, listening.look]  # a plugin keeps a DEL while we hang, or are starting
         await self.survey.begin()
         async with trio.open_nursery() as background:
             async with trio.open_nursery() as serving:
-                for server, listener in self._listen():
-                    await serving.start(server.serve, listener)
-                    self.servers.append(server)
-                    if listener is self._bound:
-                        background.start_soon(self._keep_socket, serving, server, listener)
+                listening.open()
+                await listening.serve(serving, background)
                 _log.info("serving", socket=str(self.config.socket), node=self.config.node, version=__version__)
                 if self.ledger.draining:
                     _log.warning("the node is being drained since before this start; POST /v1/undrain ends it")
                 background.start_soon(self.work)
-                background.start_soon(_empty, spool)
                 background.start_soon(self._watch_runtime)
                 background.start_soon(self._announce_start)
                 background.start_soon(self._announce_ready, demo)
@@ -317,8 +300,7 @@ class Daemon:
                 self.report.stopping = True
                 self.supervisor.status(self.report.sentence(), "STOPPING=1")
                 self.events.close()
-                for each in self.servers:
-                    each.stop(GRACE)
+                listening.stop(GRACE)
             if self.config.drain_on_exit:
                 await self._drain_last()
             await self._flush_last()
@@ -390,54 +372,16 @@ class Daemon:
                     with trio.move_on_after(0.05):  # what was never sent is settled without a transaction
                         await self.writer.committed.wait()
 
-    def _listen(self) -> list[tuple[Server, socket.socket]]:
+    def _listening(self) -> Listening:
+        """The servers: of the whole API, and of what anybody may read over TCP."""
         config, api = self.config, self.config.api
-        limits = Limits(self._max_connections(), api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
+        connections = connections_allowed(config)
+        limits = Limits(connections, api.max_head, api.max_body, api.request_timeout, api.idle_timeout)
         access = Access(os.geteuid(), group_id(config.socket_group) if config.socket_group else None)
-        server = Server(
-            Router(table(self._asked, self.ledger, self.reports), access),
-            limits,
-            self._crashed,
-            self._served,
-        )
-        listeners = [(server, sock) for _name, sock in from_systemd(os.environ, os.getpid())]
-        if not listeners:
-            self._bound = bind(config.socket, config.socket_group)
-            listeners = [(server, self._bound)]
-        if config.metrics_address:
-            scrape = Server(Router(public(self.reports), access), limits, self._crashed)
-            listeners.append((scrape, bind_tcp(config.metrics_address)))
-        return listeners
-
-    async def _keep_socket(self, serving: trio.Nursery, server: Server, listener: socket.socket) -> None:
-        """Bind the socket anew when somebody removed it: no plugin would find this daemon any more."""
-        path, told = self.config.socket, ""
-        own = inode(path)
-        while True:
-            await next_look()
-            if self.report.stopping or inode(path) == own:
-                continue
-            try:
-                successor = bind(path, self.config.socket_group)
-            except OSError as error:
-                if str(error) != told:
-                    _log.error("the socket was removed or replaced, and cannot be bound anew", error=_sentence(error))
-                told = str(error)
-                continue
-            _log.error("the socket was removed by somebody else; bound it anew", socket=str(path))
-            own, told = inode(path), ""
-            server.abandon(listener)
-            listener = successor
-            await serving.start(server.serve, listener)
-
-    def _max_connections(self) -> int:
-        """How many connections a server may have, so that files are left for the state file and the store."""
-        wanted, servers = self.config.api.max_connections, 1 + bool(self.config.metrics_address)
-        files = allow_files(servers * wanted + OWN_FILES)
-        possible = min(wanted, max(1, (files - OWN_FILES) // servers))
-        if possible < wanted:
-            _log.warning("fewer connections than configured: raise the limit of open files", max=possible, files=files)
-        return possible
+        router = Router(table(self._asked, self.ledger, self.reports), access)
+        server = Server(router, limits, self._crashed, self._served)
+        scrape = Server(Router(public(self.reports), access), limits, self._crashed)
+        return Listening(config, server, scrape, self.report.servers.append)
 
     async def _run_store(self) -> None:
         """Open the store and keep reading and writing it."""
@@ -614,13 +558,6 @@ class Daemon:
 
     def _crashed(self, error: Exception) -> None:
         _log.error("a request crashed its handler", error=repr(error), exc_info=error)
-
-
-async def _empty(spool: Spool) -> None:
-    """Carry out what a plugin kept although the daemon runs: it hung, or was just starting."""
-    while True:
-        await next_look()
-        spool.carry_out()
 
 
 def _open_kubernetes(config: Config) -> "Cluster":

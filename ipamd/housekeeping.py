@@ -17,17 +17,9 @@ from ipamd.logs import get_logger
 from ipamd.report import Report
 
 HOUSEKEEPING = 1.0
-"""Whole seconds between looks at the state file, old tombstones, the socket and the spool; see ``next_look``."""
+"""Seconds between looks at the state file, old tombstones, the socket and the spool."""
 
 _log = get_logger("daemon")
-
-
-async def next_look() -> None:
-    """Sleep until a time that all who look after something each second have in common: one wake of an idle daemon.
-
-    It is half a second away at least, so that no work that takes long is done again at once.
-    """
-    await trio.sleep_until(((trio.current_time() + HOUSEKEEPING / 2) // HOUSEKEEPING + 1) * HOUSEKEEPING)
 
 
 class Housekeeping:
@@ -40,26 +32,45 @@ class Housekeeping:
         self._quarantine = quarantine
         self._findings: set[str] = set()
         self._told: set[str] = set()
+        self._due = trio.Event()
+        self.looks: list[Callable[[], None]] = []
+        """What others look after each second, in the same wake of an idle daemon."""
         self.elsewhere: Callable[[], Iterable[str]] = lambda: ()
         """What others found, in words."""
 
     async def run(self) -> None:
         """Do for ever what is due each second."""
-        while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
-            self._ledger.forget_tombstones(self._now().boot)
-            self._complain()
-            # A checkpoint also ends a failure to write: it makes a new, shorter file as soon as there is room.
-            intact = self._journal.in_place
-            if not intact and not self._report.journal_error:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_anew)
+            while True:  # at once after the start too: the file of a daemon that dies young must not grow for ever
+                for look in self.looks:
+                    look()
+                self._ledger.forget_tombstones(self._now().boot)
+                self._complain()
+                if self._is_due():
+                    self._due.set()
+                await trio.sleep(HOUSEKEEPING)
+
+    def _is_due(self) -> bool:
+        """Whether the state file should be written anew; a failure is ended so, too, with a shorter one."""
+        journal = self._journal
+        return not journal.in_place or journal.should_checkpoint or journal.owing or bool(self._report.journal_error)
+
+    async def _write_anew(self) -> None:
+        """Write the state file anew whenever that is due; it may take long, and nothing else waits for it."""
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            if not self._is_due():
+                continue  # it was noticed while the last one was being written
+            if not self._journal.in_place and not self._report.journal_error:
                 _log.error("the state file was removed, replaced or cut by somebody else; writing it anew")
-            if not intact or self._journal.should_checkpoint or self._journal.owing or self._report.journal_error:
-                try:
-                    await self._journal.checkpoint(list(self._ledger.checkpoint()))
-                    self._journal.append(())
-                    self._report.journal_error = ""
-                except NotDurableError as error:
-                    self.journal_failed(error)
-            await next_look()
+            try:
+                await self._journal.checkpoint(list(self._ledger.checkpoint()))
+                self._journal.append(())
+                self._report.journal_error = ""
+            except NotDurableError as error:
+                self.journal_failed(error)
 
     def check(self) -> Mapping[str, object]:
         """For ``GET /v1/check``: broken invariants of memory, and what an administrator should look at."""

@@ -117,6 +117,13 @@ def _tell(_: object, method: str, event_dict: MutableMapping[str, Any]) -> Mutab
     return event_dict
 
 
+def sentence(error: Exception) -> str:
+    """What an error says, without the "[Errno 98]" that Python puts before a sentence of our own."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
+
+
 class Style(Struct, frozen=True):
     """What a line looks like, which depends on who reads it."""
 

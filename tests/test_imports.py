@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "trio": {
         "api.connection", "api.events", "api.look", "api.poller", "api.server", "api.waiting", "daemon", "durability", "journal.journal",
-        "host", "housekeeping", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
+        "host", "housekeeping", "listening", "opening", "kubernetes.client", "kubernetes.cluster", "kubernetes.reflector", "store.embedded",
         "ctl.client", "ctl.command", "ctl.completion", "ctl.examination", "ctl.commands.events", "ctl.commands.ipam.map", "ctl.commands.node", "ctl.commands.top", "runtime.survey",
         "store.etcd.call", "store.etcd.session", "store.etcd.store", "store.etcd.watch", "store.claimer", "store.cleaner", "store.hold",
         "store.presence", "store.sync", "store.writer",

@@ -16,7 +16,6 @@ from ipamd.api.spool import Spool
 from ipamd.config import Config
 from ipamd.core.clock import Now
 from ipamd.daemon import GRACE, Daemon
-from ipamd.housekeeping import next_look
 from ipamd.journal.errors import JournalError, JournalWriteError
 from ipamd.journal.journal import Journal
 from tests.api.plugin_call import ROOT
@@ -160,6 +159,7 @@ class Machine:
         self.trace(f"{self.name}: up, {len(facts)} facts, cut {report.cut}, missing {report.missing}")
         daemon = Daemon(self.config, journal, facts, self.now, self._connect)
         spool = self._spool(life, daemon)
+        daemon.house.looks = [spool.carry_out]
         try:
             spool.carry_out()
             life.daemon = daemon
@@ -169,7 +169,6 @@ class Machine:
                 life.scopes.append(scope)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(daemon.work)
-                    nursery.start_soon(_empty, spool)
         except* Killed:
             pass
         assert not life.alive
@@ -280,9 +279,3 @@ class Machine:
         finally:
             life.asking -= 1
         raise GoneError
-
-
-async def _empty(spool: Spool) -> None:
-    while True:
-        await next_look()
-        spool.carry_out()
