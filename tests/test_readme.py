@@ -156,7 +156,7 @@ def test_the_flags_and_variables_exist() -> None:
         flag
         for line in ours
         if line.startswith(("ipamd", "ipamctl", "--"))
-        for flag in re.findall(r"--[a-z][a-z-]*", line)
+        for flag in re.findall(r"--[a-z][a-z0-9-]*", line)
     }
     assert used
     assert used <= flags

@@ -7,7 +7,7 @@ holds against a running daemon.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ipamd.store.wire import CommitRequest, Page, ReadRequest
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "openapi.json"
 JSON, MSGPACK, TEXT = "application/json", "application/msgpack", "text/plain"
+OPENMETRICS = "application/openmetrics-text"
 
 
 # --- what is answered by mappings ---------------------------------------------------------------------------------
@@ -282,7 +283,7 @@ class Operation(Struct):
     body: Any = None
     query: Mapping[str, str] = {}
     head: Mapping[str, str] = {}
-    media: str = JSON
+    media: tuple[str, ...] = (JSON,)
     failures: Mapping[int, tuple[str, Any]] = {}
 
 
@@ -329,9 +330,11 @@ OPERATIONS = {
     "POST /v1/gc": Operation(Leaks),
     "GET /v1/check": Operation(Check),
     "GET /v1/config": Operation(plain(Config)),
-    "POST /v1/store/read": Operation(Page, ReadRequest, media=MSGPACK),
-    "POST /v1/store/commit": Operation(Outcome, CommitRequest, media=MSGPACK),
-    "GET /metrics": Operation(str, media=TEXT),
+    "POST /v1/store/read": Operation(Page, ReadRequest, media=(MSGPACK,)),
+    "POST /v1/store/commit": Operation(Outcome, CommitRequest, media=(MSGPACK,)),
+    "GET /metrics": Operation(
+        str, media=(TEXT, OPENMETRICS), head={"Accept": "`application/openmetrics-text` for that format"}
+    ),
     "GET /healthz": Operation(Healthy),
     "GET /readyz": Operation(Ready, failures={503: ("no ADD can be served", Ready)}),
 }
@@ -430,8 +433,8 @@ def _complete(components: dict[str, Any], roots: list[Any]) -> None:
 
 
 def _operation(route: ListedRoute, operation: Operation, known: Mapping[str, Any]) -> dict[str, Any]:
-    def content(kind: Any, media: str) -> dict[str, Any]:
-        return {"content": {media: {"schema": known[repr(kind)]}}}
+    def content(kind: Any, media: Sequence[str]) -> dict[str, Any]:
+        return {"content": {each: {"schema": known[repr(kind)]} for each in media}}
 
     made: dict[str, Any] = {
         "operationId": "-".join([route.method.lower(), *route.path.removeprefix("/v1").strip("/").split("/")]).rstrip(
@@ -455,11 +458,11 @@ def _operation(route: ListedRoute, operation: Operation, known: Mapping[str, Any
         else {"description": "done", **content(operation.reply, operation.media)}
     )
     if operation.reply is CniResult:
-        done = {"description": "done; only an ADD is answered with something", **content(CniResult, JSON)}
+        done = {"description": "done; only an ADD is answered with something", **content(CniResult, [JSON])}
     made["responses"] = {"204" if operation.reply is None else "200": done}
     for status, (what, kind) in operation.failures.items():
-        made["responses"][str(status)] = {"description": what, **content(kind, JSON)}
-    made["responses"]["default"] = {"description": "refused", **content(Error, JSON)}
+        made["responses"][str(status)] = {"description": what, **content(kind, [JSON])}
+    made["responses"]["default"] = {"description": "refused", **content(Error, [JSON])}
     return made
 
 
