@@ -272,10 +272,11 @@ class Draft:
         return tuple(keys.block_key(stored.net) for stored in self._stored.values())
 
     def write(self) -> Iterator[None]:
-        """Make the changes, in portions: whoever has requests to answer does so after each.
+        """Make the changes, in portions: whoever has requests to answer does so before each, and after the last.
 
         The ledger may have changed meanwhile, and is not looked at: what was decided stands, as if it were sent.
         """
+        yield
         gains: list[Change] = []
         losses: list[Change] = []
         held = {cidr: image.counts() for cidr, image in self.images.items()}

@@ -113,6 +113,7 @@ class EtcdStore:
         if not alternatives:
             raise ValueError("cannot commit nothing; give at least one change set")
         request = transaction.build(alternatives, window)
+        await trio.lowlevel.checkpoint()  # to build it took a while, and so does sending it: requests are answered
         reply = await self._call("commit", "commit to", lambda stubs: stubs.txn, request)
         self._one_by_one = False
         return transaction.outcome(reply, alternatives, window)
