@@ -109,8 +109,10 @@ class Block:
         """Take in the committed image as of ``revision``; None: the block is not there, or ``value`` says deleted."""
         free_before = [] if self.record is None else self.record.unallocated
         was_owned = self.owned
-        # A new image: whatever was under way expects the one before. The same image told again proves nothing.
-        overtaken = (revision, value) != (self.revision, self.value)
+        # A new image: whatever was under way expects the one before. The same image told again proves nothing, and nor
+        # does the first after a start from a state file without one, as the disk was full: it may be what is expected.
+        first = (self.revision, self.value) == (0, b"")
+        overtaken = not first and (revision, value) != (self.revision, self.value)
         newer = revision > self.revision  # else the store's history was set back
         self.record, self.value, self.revision = record, value, revision
         self.doubtful = self.doubtful and not overtaken
