@@ -73,7 +73,10 @@ class Listening:
 
     def look(self) -> None:
         """See whether our socket is where it was bound; one that is not is bound anew."""
-        if self._bound is not None and not self._stopped and inode(self._path) != self._inode:
+        if self._bound is None or self._stopped:
+            return
+        found = inode(self._path)
+        if found is None or found != self._inode:
             self._lost.set()
 
     def stop(self, grace: float) -> None:

@@ -527,6 +527,8 @@ class Ledger:
             block = self._block(cidr)
             owned = block.owned
             block.merge(record, fact.value or b"", fact.revision)
+            if block.undone:
+                self.haste = True  # anybody may take what a living pod has
             if block.owned != owned:
                 self._sort_blocks()
             self._withdraw_reserved(block)
@@ -640,6 +642,7 @@ class Ledger:
         """
         self._revisions = dict.fromkeys(self._revisions, -1)
         self.histories += 1
+        self.haste = True
         self.synced = False
         for attachment, started in self.tombstones.items():
             if attachment.network and attachment not in self.holdings:

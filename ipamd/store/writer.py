@@ -113,8 +113,14 @@ class Writer:
         self._woken.set()
         if hurry:
             self._hurried.set()
-        if hurry or self._ledger.haste:
+        if hurry or self._hasty():
             self._hastened.set()
+
+    def _hasty(self) -> bool:
+        """Whether somebody waits, or may soon: what helps is often the next that happens, not what they wait since."""
+        if self._ledger.haste or self._ledger.wanted:
+            return True
+        return any(reserve.waiting or reserve.pressed_until for reserve in self._ledger.reserves.values())
 
     async def run(self) -> None:
         """Write for ever. Failures of the store are counted and tried again; nothing else is expected."""
@@ -162,6 +168,8 @@ class Writer:
             if done and not draft.full:
                 self.progress.flushed_until = now.boot
             self._woken.set()
+            if done and self._lacks_block(now.boot):  # who flushes all the while must not come too late
+                await self._supply_pools(now.boot)
             return draft.full or self._waiting() or bool(self._ledger.wanted)
         self.progress.flushed_until = now.boot
         if self._ledger.settings.locked:
@@ -222,6 +230,13 @@ class Writer:
     def _waiting(self) -> bool:
         return any(reserve.waiting for reserve in self._ledger.reserves.values())
 
+    def _lacks_block(self, now: int) -> bool:
+        """Whether a block should be claimed."""
+        return not self._ledger.settings.locked and any(
+            self._ledger.reserve(pool.name, now).closed is None and supply.wants_block(self._ledger, pool, now)
+            for pool in self._ledger.pools_in_use()
+        )
+
     # --- one transaction --------------------------------------------------------------------------------------
 
     async def _commit(self, draft: Draft | Batch) -> bool:
@@ -230,13 +245,14 @@ class Writer:
         with self._in_doubt(draft.blocks):  # from now on, as what is given up meanwhile is in the draft still
             for _portion in draft.write():
                 await trio.lowlevel.checkpoint()  # requests are answered
+            await self._sync()  # else, after a reboot, this node would hand out what only the store knows to be given
             if self._histories != self._ledger.histories or not self._ledger.synced:
                 return False  # the store was set back meanwhile: this is not sent, and all of it is to be read again
-            await self._sync()  # else, after a reboot, this node would hand out what only the store knows to be given
             outcome = await self._send([draft.changes])
         if outcome.chosen is None:
             self.progress.conflicts += 1
             self._conflicts += 1
+            self._hastened.set()  # what was urgent still is
             self._known.learn((change.key for change in draft.changes), outcome.records)
             for change in draft.changes:
                 found = outcome.records.get(change.key)

@@ -280,8 +280,9 @@ def test_an_attribute_that_says_more_is_not_shared() -> None:
     record = new_block(parse_cidr("10.0.0.0/30"), "host:n", 100)
     record.take({0}, Raw(b'{"handle_id":"a","secondary":{"node":"n"},"tomorrow":1}'))
     record.assign(1, Owner("a", "n", {"node": "n"}))
+    record.assign(2, Owner("a", "n", {"node": "n"}))
     stored = json.loads(record.encode())
-    assert stored["allocations"][:2] == [0, 1]
+    assert stored["allocations"][:3] == [0, 1, 1]
     assert ["tomorrow" in each for each in stored["attributes"]] == [True, False]
 
 

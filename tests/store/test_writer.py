@@ -106,35 +106,71 @@ async def test_requests_are_answered_while_a_transaction_is_written(
     assert written[0] - decided[0] > 60 // PORTION
 
 
+@pytest.mark.parametrize("syncing", [False, True])
 async def test_what_was_written_as_the_store_was_set_back_is_not_sent(
-    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, syncing: bool
 ) -> None:
-    """A transaction that expects revisions of a history that is no more is not sent; after a full look a new one is."""
+    """A transaction that expects revisions of a history that is no more is not sent; after a full look a new one is.
+
+    Be it noticed while it is written, or while the state file is synced.
+    """
     believed: list[bool] = []
-    distrusted = False
+    distrusted = True
+
+    def distrust() -> None:
+        nonlocal distrusted
+        if not distrusted:
+            distrusted = True
+            node.sync.distrust()
 
     def write(draft: Draft) -> Iterator[None]:
-        nonlocal distrusted
         for portion in original(draft):
-            if not distrusted:
-                distrusted = True
-                node.sync.distrust()
+            if not syncing:
+                distrust()
             yield portion
+
+    async def sync() -> None:
+        await trio.lowlevel.checkpoint()
+        if syncing:
+            distrust()
 
     async def commit(*sets: ChangeSet, window: KeyRange | None = None) -> Outcome:
         believed.append(node.ledger.synced)
         return await MemoryStore.commit(store, *sets, window=window)
 
     original = Draft.write
-    async with Node("n1", store).running() as node:
+    async with Node("n1", store, durable=sync).running() as node:
         await trio.sleep(1)
         monkeypatch.setattr(Draft, "write", write)
         monkeypatch.setattr(store, "commit", commit)
+        distrusted = False
         await node.add(add_request("a"))
         await node.flushed()
     assert distrusted
     assert believed
     assert all(believed)
+
+
+async def test_what_is_given_up_while_its_transaction_is_written_is_handed_to_nobody(
+    autojump_clock: MockClock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DEL between two portions: the transaction gives the address to the dead pod, so it is not in reserve again."""
+    settled: list[bool] = []
+
+    def write(draft: Draft) -> Iterator[None]:
+        for portion in original(draft):
+            if node.ledger.holdings:
+                node.delete("a")
+                settled.append(node.ledger.settle())
+            yield portion
+
+    original = Draft.write
+    async with Node("n1", store).running() as node:
+        await trio.sleep(1)
+        monkeypatch.setattr(Draft, "write", write)
+        await node.add(add_request("a"))
+        await node.flushed()
+    assert settled == [False]
 
 
 @pytest.mark.parametrize(("pods", "least", "most"), [(7, 0.1, 0.11), (8, 0.02, 0.03)])

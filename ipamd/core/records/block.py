@@ -156,13 +156,19 @@ class BlockRecord:
         """
         if self.allocations[ordinal] is None:
             self.unallocated.remove(ordinal)
-        index = self.owners.index(owner) if owner in self.owners else -1
-        if index < 0 or self.attributes[index] not in (_UNWRITTEN, attribute(owner.handle, owner.secondary)):
+        index = self._shared(owner) if owner in self.owners else None
+        if index is None:
             index = len(self.owners)
             self.owners.append(owner)
             self.attributes.append(_UNWRITTEN)
         self.allocations[ordinal] = index
         self.sequences[str(ordinal)] = self.sequence
+
+    def _shared(self, owner: Owner) -> int | None:
+        """The attribute that says of this owner what a new one would, and no more."""
+        same = (_UNWRITTEN, attribute(owner.handle, owner.secondary))
+        found = (i for i, each in enumerate(self.owners) if each == owner and self.attributes[i] in same)
+        return next(found, None)
 
     def cool(self, ordinal: int, raw: Raw) -> None:
         """Take an allocated ordinal from its owner and let it cool (``cooling_attribute``).
