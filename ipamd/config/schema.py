@@ -80,7 +80,7 @@ class Flush(Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=5,
-            description="seconds to gather changes for a transaction; a fifth of them while a reserve is low",
+            description="seconds to gather changes for a transaction; a fifth where somebody waits, or soon will",
         ),
     ] = 0.1
     # etcd takes at most 128 operations and 1.5 MiB in a transaction; both leave room for its own framing.
