@@ -141,6 +141,9 @@ class EtcdProcess:
         try:
             with urllib.request.urlopen(f"{self._metrics}/health?exclude=NOSPACE", timeout=2) as reply:
                 return bool(json.load(reply)["health"] == "true")
+        except urllib.error.HTTPError as error:  # 503: it has a connection, which nobody else closes
+            error.close()
+            return False
         except (OSError, ValueError):
             return False
 
@@ -239,7 +242,8 @@ class EtcdProcess:
                 answer: dict[str, object] = json.load(reply)
                 return answer
         except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{path}: {error.read().decode()}") from None
+            with error:
+                raise RuntimeError(f"{path}: {error.read().decode()}") from None
 
     def put(self, key: str, value: bytes) -> int:
         """Put a record; returns the revision."""
