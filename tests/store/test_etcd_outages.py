@@ -137,6 +137,7 @@ async def test_writes_during_restarts_are_all_seen(own: EtcdProcess) -> None:
                     await trio.sleep(0.01)
                 await trio.to_thread.run_sync(own.restart)
             done.set()
+        await eventually(store, 5)
         last = int((await store.read(["/n"])).records[0].value)
         assert [event.value for event in await take(watch, last)] == [str(n + 1).encode() for n in range(last)]
 
