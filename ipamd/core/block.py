@@ -8,7 +8,8 @@ So a lost reply, a conflict and a replay after a crash are one case.
 A transaction that was given up may arrive late, as long as the image is the one it expects: ``_adrift`` remembers who
 was given up meanwhile, to overrule it. A store that was set back is overruled in the same way.
 
-``undone`` are the ordinals of living attachments that the store had under their names and somebody freed there.
+``undone`` are the ordinals of living attachments that the store had under their names and somebody freed there;
+``robbed`` says that somebody freed reserved ones.
 ``adopted`` and ``tunnels`` are what this node's workloads and tunnels hold by the image alone, by handle.
 ``others_bits`` is a bitmap of what the image gives to anybody but this node's reserve, be it only to cool.
 
@@ -60,6 +61,7 @@ class Block:
         "reserve_bits",
         "reserve_handle",
         "revision",
+        "robbed",
         "stranded",
         "tunnels",
         "undone",
@@ -95,6 +97,7 @@ class Block:
         self.cooled = 0
         self.stranded: dict[int, str] = {}
         self.undone: set[int] = set()
+        self.robbed = False
         self.idle_since: int | None = None
         self.doubtful = False
         self._untouched = 0
@@ -123,6 +126,7 @@ class Block:
             self._adrift = {o: handle for o, handle in self._adrift.items() if self._holder(o) == handle}
         if newer:
             self.undone |= flushed
+            self.robbed |= bool((self.reserve_bits | self.kept_bits) & ~ours)
         self.undone &= self.unflushed.keys()
         self.withdrawn &= ours
         self._resolve_releases()

@@ -3,6 +3,8 @@
 Several ADDs and DELs share a transaction.
 """
 
+from collections.abc import Iterable
+
 from ipamd.core import keys, supply
 from ipamd.core.block import Block, ordinals_of
 from ipamd.core.clock import SECOND, Now
@@ -11,10 +13,14 @@ from ipamd.core.ledger import Ledger
 from ipamd.store.base import Change
 from ipamd.store.draft import Batch, Draft, Limits, handle_change
 from ipamd.store.known import Known
+from ipamd.store.recounts import short
 
 
-def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Draft | None:
-    """The next transaction that brings the store closer to what this node wants; None: there is nothing to do."""
+def gather(ledger: Ledger, known: Known, limits: Limits, now: Now, low: Iterable[str] = ()) -> Draft | None:
+    """The next transaction that brings the store closer to what this node wants; None: there is nothing to do.
+
+    ``low`` are handles that may count too little.
+    """
     draft = Draft(ledger, known, limits, now)
     cooldown = ledger.settings.config.cooldown * SECOND
     for block in ledger.blocks.values():
@@ -23,6 +29,8 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now) -> Draft | No
         draft.release(block)
     for block in ledger.blocks.values():
         draft.assign(block)
+    for handle in low:
+        draft.recount(handle, short(ledger, known, handle))
     if not ledger.settings.locked:
         for place in ledger.wanted:
             draft.reserve_wanted(place)

@@ -150,6 +150,13 @@ class Draft:
                 if place.ordinal in other.unflushed and (other is block or self._room(other, assigned.handle)):
                     self._assign(other, place.ordinal, assigned)
 
+    def recount(self, handle: str, blocks: Iterable[Block]) -> None:
+        """Have the handle's record count what these blocks give it."""
+        for block in blocks:
+            if self._room(block, handle):
+                self._image(block)
+                self.handles.add(handle)
+
     def reserve_wanted(self, place: Place) -> None:
         """Reserve an address that somebody asked for, if it is free; an IPReservation does not matter."""
         block = self.ledger.blocks.get(place.block)

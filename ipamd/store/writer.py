@@ -31,6 +31,7 @@ from ipamd.store.claim import Search
 from ipamd.store.claimer import RECONSIDER_AFTER, Claimer
 from ipamd.store.draft import Batch, Draft, Limits
 from ipamd.store.known import Known, committed, observed
+from ipamd.store.recounts import Recounts, short
 
 BACK_OFF = (0.05, 0.5)
 """First and longest wait after a failure (s): the promise is that the store is right within 2 s of its return."""
@@ -92,6 +93,7 @@ class Writer:
         self._ledger, self._store, self._record, self._sync, self._now = ledger, store, record, sync, now
         self._settings, self._report = settings, report
         self._known = Known()
+        self._recounts = Recounts()
         self._woken = trio.Event()
         self._hurried = trio.Event()
         self._hastened = trio.Event()
@@ -152,17 +154,17 @@ class Writer:
         now = self._now()
         if self._settled is None:
             self._settled = now.boot + SETTLE
-        self._tell_undone()
+        self._note_undone(now.boot)
         outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
         if outlived:
             self._record(outlived)
         for reserve in self._ledger.reserves.values():
             reserve.decay(now.boot)
-        pause = requested.pause(self._ledger, now.boot)
-        self._pause = TICK if pause is None else pause
+        pauses = requested.pause(self._ledger, now.boot), self._recounts.pause(now.boot)
+        self._pause = min((pause for pause in pauses if pause is not None), default=TICK)
         self.borrower.rest(now.boot)
         self._ledger.haste = False
-        draft = batch.gather(self._ledger, self._known, self._settings.limits, now)
+        draft = batch.gather(self._ledger, self._known, self._settings.limits, now, self._recounts.low)
         if draft is not None:
             done = await self._commit(draft)
             if done and not draft.full:
@@ -190,10 +192,14 @@ class Writer:
     def _tell_supply(self) -> None:
         self.on_supply()  # set later than what calls it is made
 
-    def _tell_undone(self) -> None:
+    def _note_undone(self, now: int) -> None:
         """Say which living pods' addresses somebody freed in the store, once: they are about to be written again."""
         for block in self._ledger.blocks.values():
             undone, block.undone = sorted(block.undone & block.unflushed.keys()), set()
+            self._recounts.expect((block.unflushed[ordinal].handle for ordinal in undone), now)
+            if block.robbed:
+                block.robbed = False
+                self._recounts.expect([block.reserve_handle], now)
             told = [f"{block.address(o)} of {tenant(block.unflushed[o])}" for o in undone[:SHOWN]]
             more = [f"{len(undone) - SHOWN} more"] if len(undone) > SHOWN else []
             if told:
@@ -213,6 +219,8 @@ class Writer:
             await self._look_again()
         if self._ledger.strays:
             await self._find_strays()
+        if due := self._recounts.due(self._now().boot):
+            await self._recount(due)
         await self._look_for_wanted()
         return self._ledger.synced
 
@@ -317,6 +325,15 @@ class Writer:
         self._record([fact for fact in snapshot.facts(self._doubt) if keys.is_block(fact.key)])
         self._doubt = ()
         self._announce()
+
+    async def _recount(self, handles: Sequence[str]) -> None:
+        """Read what somebody may have lowered; what is wrong goes into the next transaction, and is looked at anew."""
+        record_keys = list(map(keys.handle_key, handles))
+        found = await self._store.read(record_keys)
+        self._known.learn(record_keys, {record.key: record for record in found.records})
+        now = self._now().boot
+        for handle in handles:
+            self._recounts.looked(handle, now, low=bool(short(self._ledger, self._known, handle)))
 
     async def _find_strays(self) -> None:
         """Look up deleted handles: what the store has under them, be it in other nodes' blocks, is released."""

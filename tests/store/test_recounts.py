@@ -1,0 +1,101 @@
+"""A release by Calico's programs takes two steps, block and handle: what this node writes between them is made good."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ipamd.store.base import ChangeSet, KeyRange, Outcome, Snapshot, Store
+from tests.calico.cluster import Calicoctl
+from tests.memory_store import MemoryStore
+from tests.nodes import Node, add_request, now, pool_record
+from tests.store.truth import at_rest
+
+
+class Distant:
+    """A store as a program sees it that takes its time before each call (s)."""
+
+    def __init__(self, store: Store, lag: float) -> None:
+        self._store, self._lag = store, lag
+
+    async def read(self, keys: list[str], prefixes: list[str] | tuple[str, ...] = ()) -> Snapshot:
+        """Read, late."""
+        await trio.sleep(self._lag)
+        return await self._store.read(keys, prefixes)
+
+    async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        """Commit, late."""
+        await trio.sleep(self._lag)
+        return await self._store.commit(*alternatives, window=window)
+
+
+def store_with_pool() -> MemoryStore:
+    """A store with one pool of one block."""
+    store = MemoryStore(delay=0.001)
+    store.put(*pool_record("p", "10.0.0.0/26", blockSize=26))
+    return store
+
+
+def calicoctl(store: MemoryStore, lag: float) -> Calicoctl:
+    """``calicoctl`` as slow as that."""
+    return Calicoctl(Distant(store, lag), lambda: now().unix)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lag", [0.02, 0.05, 0.4, 3.0, 12.0])
+async def test_the_handle_of_a_living_pod_that_was_released_counts_its_address_again(
+    autojump_clock: MockClock, lag: float
+) -> None:
+    """``calicoctl ipam release`` frees the address, the node writes it again, and only then is its count lowered."""
+    store = store_with_pool()
+    async with Node("n1", store).running() as node:
+        (address,) = node.addresses(await node.add(add_request("a")))
+        await node.flushed()
+        assert await calicoctl(store, lag).release(address)
+        await trio.sleep(60)
+        at_rest(store, [node])
+
+
+async def test_the_handle_of_a_reserve_that_was_released_from_counts_what_is_reserved(
+    autojump_clock: MockClock,
+) -> None:
+    """The same of an address in reserve, which the node reserves again as an ADD makes it do."""
+    store = store_with_pool()
+    async with Node("n1", store).running() as node:
+        await node.add(add_request("a"))
+        await node.flushed()
+        block = node.ledger.blocks["10.0.0.0/26"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calicoctl(store, 1.0).release, block.address(block.line()[0]))
+            while block.line()[0] == 1:
+                await trio.sleep(0.1)
+            for container in "bcdefgh":
+                await node.add(add_request(container))
+            await node.flushed()
+        await trio.sleep(60)
+        at_rest(store, [node])
+
+
+async def test_nothing_is_looked_at_for_ever(autojump_clock: MockClock) -> None:
+    """A minute after a release the node has done with it: no read, no transaction."""
+    store = store_with_pool()
+    async with Node("n1", store).running() as node:
+        (address,) = node.addresses(await node.add(add_request("a")))
+        await node.flushed()
+        await calicoctl(store, 0.05).release(address)
+        await trio.sleep(120)
+        calls = store.calls.copy()
+        await trio.sleep(120)
+        assert store.calls == calls
+
+
+async def test_a_pod_that_is_gone_meanwhile_gets_no_handle(autojump_clock: MockClock) -> None:
+    """Released by hand, written again, deleted: whatever the count was then, nothing is left."""
+    store = store_with_pool()
+    async with Node("n1", store).running() as node:
+        (address,) = node.addresses(await node.add(add_request("a")))
+        await node.flushed()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calicoctl(store, 1.0).release, address)
+            await trio.sleep(6)
+            node.delete("a")
+        await trio.sleep(60)
+        at_rest(store, [node])
