@@ -390,7 +390,7 @@ class Daemon:
         linger = 0.0 if self.config.durability == "etcd" else flush.linger
         writing = Writing(linger, DraftLimits(flush.max_operations, flush.max_bytes), int(self.config.quarantine * 1e9))
         self.sync = Sync(self.ledger, store, self._record, self._now, _report)
-        self.writer = Writer(self.ledger, store, self._record, self.journal.sync, self._now, writing, _report)
+        self.writer = Writer(self.ledger, store, self._record, self.journal.sync_whole, self._now, writing, _report)
         self.writer.progress.flushed_until = self._now().boot
         self.writer.on_supply = self.waiting.serve
         self.durability.writer = self.writer
@@ -479,8 +479,8 @@ class Daemon:
     def _record(self, facts: Sequence[Fact]) -> None:
         """Make facts from the store, or about to be sent to it, part of state file and ledger.
 
-        Raises NotDurableError if facts that must be durable first cannot be written; what the store holds already may
-        stay unwritten.
+        Raises NotDurableError if facts that must be durable first cannot be written. What the store holds already may
+        be left out for a while: nothing is sent before the state file was written anew.
         """
         try:
             self.journal.append(facts)
@@ -488,6 +488,7 @@ class Daemon:
             self.house.journal_failed(error)
             if any(isinstance(fact, Withdrawn) for fact in facts):
                 raise
+            self.journal.leave_out(error)
         else:
             if facts:  # to write nothing shows nothing
                 self.report.journal_error = ""

@@ -12,6 +12,7 @@ from ipamd.core.clock import Now
 from ipamd.core.errors import NotDurableError
 from ipamd.core.findings import findings
 from ipamd.core.ledger import Ledger
+from ipamd.journal.errors import JournalFullError
 from ipamd.journal.journal import Journal
 from ipamd.logs import get_logger
 from ipamd.report import Report
@@ -32,6 +33,8 @@ class Housekeeping:
         self._quarantine = quarantine
         self._findings: set[str] = set()
         self._told: set[str] = set()
+        self._bare = False
+        """Whether the state file does without the images of blocks, for which there was no room."""
         self._due = trio.Event()
         self.looks: list[Callable[[], None]] = []
         """What others look after each second, in the same wake of an idle daemon."""
@@ -53,8 +56,13 @@ class Housekeeping:
 
     def _is_due(self) -> bool:
         """Whether the state file should be written anew; a failure is ended so, too, with a shorter one."""
+        return self._bare or self._is_pressing()
+
+    def _is_pressing(self) -> bool:
+        """Whether the state file should be written anew, be it without the images of blocks."""
         journal = self._journal
-        return not journal.in_place or journal.should_checkpoint or journal.owing or bool(self._report.journal_error)
+        failed = journal.owing or journal.lacking or bool(self._report.journal_error)
+        return failed or not journal.in_place or journal.should_checkpoint
 
     async def _write_anew(self) -> None:
         """Write the state file anew whenever that is due; it may take long, and nothing else waits for it."""
@@ -66,11 +74,26 @@ class Housekeeping:
             if not self._journal.in_place and not self._report.journal_error:
                 _log.error("the state file was removed, replaced or cut by somebody else; writing it anew")
             try:
-                await self._journal.checkpoint(list(self._ledger.checkpoint()))
+                await self._checkpoint()
                 self._journal.append(())
                 self._report.journal_error = ""
             except NotDurableError as error:
                 self.journal_failed(error)
+
+    async def _checkpoint(self) -> None:
+        """Write all that the ledger is; where there is no room for that, what it has promised."""
+        try:
+            await self._journal.checkpoint(self._ledger.checkpoint())
+            self._bare = False
+        except JournalFullError:
+            if not self._is_pressing():
+                return
+            await self._journal.checkpoint(self._ledger.checkpoint(images=False))
+            if not self._bare:
+                _log.warning(
+                    "no room for the images of blocks in the state file: started without the store, ADDs would wait"
+                )
+            self._bare = True
 
     def check(self) -> Mapping[str, object]:
         """For ``GET /v1/check``: broken invariants of memory, and what an administrator should look at."""

@@ -380,7 +380,8 @@ class Block:
     def withdraw(self, ordinals: Iterable[int]) -> None:
         """Never hand these reserved ordinals out again: they are about to be given back."""
         for ordinal in ordinals:
-            if self._holder(ordinal) == self.reserve_handle:
+            # In a replay without an image, the first one to come may be of before they were given back.
+            if self.record is None or self._holder(ordinal) == self.reserve_handle:
                 self.withdrawn |= 1 << ordinal
         self.reserve_bits &= ~self.withdrawn
         self.kept_bits &= ~self.withdrawn

@@ -27,6 +27,7 @@ import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ipamd.core.errors import NotDurableError
 from ipamd.core.facts import Fact, RangeReleased, Rebooted, Released
 from ipamd.journal.directory import sync_directory, take_lock, unusable
 from ipamd.journal.errors import JournalWriteError, write_error
@@ -70,6 +71,9 @@ class Journal:
         self._threads = trio.CapacityLimiter(2)  # its own: a sync must not queue behind other stages' work
         self._late: bytearray | None = None
         self._owed: dict[object, Fact] = {}
+        self._left_out = 0
+        self._made_up = 0
+        self._why = ""
         self._appended = 0
         self._synced = 0
         self._turn_over: trio.Event | None = None
@@ -136,7 +140,7 @@ class Journal:
         A DEL that is repeated as long as the disk is full is owed once, with its later start.
         """
         for fact in facts:
-            key = _repeatable(fact) or len(self._owed)
+            key = _repeatable(fact) or object()
             earlier = self._owed.pop(key, fact)
             if isinstance(fact, Released) and isinstance(earlier, Released):
                 fact = replace(fact, started=max(fact.started, earlier.started))
@@ -146,6 +150,16 @@ class Journal:
     def owing(self) -> bool:
         """Whether facts are owed; ``append(())`` tries to write them."""
         return bool(self._owed)
+
+    def leave_out(self, why: NotDurableError) -> None:
+        """Facts that the store can tell again could not be appended: what the file says of its records is too old."""
+        self._left_out += 1
+        self._why = str(why)
+
+    @property
+    def lacking(self) -> bool:
+        """Whether facts were left out since the last checkpoint began, which has them or nothing of their records."""
+        return self._left_out != self._made_up
 
     @property
     def in_place(self) -> bool:
@@ -178,6 +192,15 @@ class Journal:
         return self.appended > max(self._floor, self._factor * self._file.header.snapshot)
 
     # --- the disk ---------------------------------------------------------------------------------------------
+
+    async def sync_whole(self) -> None:
+        """``sync`` before something is sent that goes by the store's records: the file must know what they are.
+
+        Raises JournalWriteError as long as the file is ``lacking``, and what ``sync`` raises.
+        """
+        if self.lacking:
+            raise JournalWriteError(f"the state file must be written anew first, as it lacks records: {self._why}")
+        await self.sync()
 
     async def sync(self) -> None:
         """Wait until all that was appended before the call, or is owed, is on the disk; many share one ``fdatasync``.
@@ -218,11 +241,11 @@ class Journal:
     async def checkpoint(self, facts: Iterable[Fact]) -> None:
         """Replace the file by one with these facts and all that is appended from now on.
 
-        ``facts`` is read to its end before anything else happens; one checkpoint at a time. Raises JournalFullError
-        and JournalWriteError, or is cancelled, with the old file still in use or (only the last sync failed) with the
-        new one; either holds everything.
+        ``facts`` is read to its end before anything else happens, and says what was left out or is owed by then. One
+        checkpoint at a time. Raises JournalFullError and JournalWriteError, or is cancelled, with the old file still in
+        use or (only the last sync failed) with the new one; either holds everything.
         """
-        snapshot = list(facts)
+        snapshot, owed, left_out = list(facts), dict(self._owed), self._left_out
         if self._closed:
             raise self._is_closed("checkpoint")
         if self._late is not None:
@@ -239,6 +262,8 @@ class Journal:
                 async with self._turn():
                     await self._catch_up(new, self._late)
                     self._switch(new, path, self._late)
+                    self._made_up = left_out
+                    self._owed = {key: fact for key, fact in self._owed.items() if owed.get(key) is not fact}
                     with trio.CancelScope(shield=True):
                         await self._in_thread(old.close)  # frees the old file's blocks: too slow for the loop
                     await self._flush()

@@ -60,6 +60,15 @@ def test_a_checkpoint_keeps_the_image_of_a_block_that_another_node_took_from_und
     assert differences(snapshot(again), snapshot(ledger)) == []
 
 
+def test_a_checkpoint_without_images_keeps_that_of_a_block_in_which_a_pod_overrules_the_store() -> None:
+    """That the other, to whom the store gives the pod's address, has given it up nothing else tells."""
+    facts: list[Fact] = [committed(5, {0: RESERVE}), assigned("a", (CIDR, 0)), committed(6, {0: "k8s-pod-network.b"})]
+    ledger = replay(NODE, POLICY, [*facts, Released(attachment("b"), "k8s-pod-network.b", (Place(CIDR, 0),), 7)])
+    assert ledger.blocks[CIDR].overruled == {0: "k8s-pod-network.b"}
+    again = replay(NODE, POLICY, list(ledger.checkpoint(images=False)))
+    assert differences(snapshot(again), snapshot(ledger)) == []
+
+
 def test_an_address_given_on_has_one_holder_after_a_replay() -> None:
     """A DEL that never reached the state file: who got the address afterwards has it, the deleted one nothing."""
     facts: list[Fact] = [committed(5, {0: RESERVE, 1: RESERVE}), assigned("gone", (CIDR, 0)), assigned("b", (CIDR, 0))]

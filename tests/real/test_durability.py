@@ -61,13 +61,16 @@ def test_with_durability_fsync_the_reply_waits_for_the_disk(tmp_path: Path) -> N
         assert daemon.add("a") == address
 
 
-def test_a_full_disk_refuses_add_in_words_and_still_takes_del(tmp_path: Path) -> None:
-    """When the state file cannot grow, ADD is error 5 in words and DEL succeeds; with room again nothing is lost."""
+@pytest.mark.parametrize("linger", ["0", "0.1"])
+def test_a_full_disk_refuses_add_in_words_and_still_takes_del(tmp_path: Path, linger: str) -> None:
+    """When the state file cannot grow, ADD is error 5 in words and DEL succeeds; with room again nothing is lost.
+
+    Flushed often, the file is full of images of blocks long before it holds more pods than a new one has room for.
+    """
     script = 'ulimit -f 48; exec "$@"'  # in KiB: the state file grows to that and no further
     limited = ("/bin/bash", "-c", script, "limited")
     with EtcdProcess(tmp_path / "etcd") as etcd:
-        # Flushed often, the file is full of images of blocks long before it holds more pods than a new one has room for.
-        flags = ("--etcd-endpoints", etcd.endpoint, *POOLS, "--flush-linger", "0")
+        flags = ("--etcd-endpoints", etcd.endpoint, *POOLS, "--flush-linger", linger)
         with Daemon(tmp_path / "d", "node-a", *flags, wrapper=limited) as daemon:
             held, body = fill(daemon)
             error = json.loads(body)

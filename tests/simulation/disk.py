@@ -9,6 +9,7 @@ node loses power.
 import errno
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
@@ -62,11 +63,15 @@ class Inode:
 
 
 class Disk:
-    """The files of one node's state directory; ``full``: no file can grow; ``broken``: nothing can be synced."""
+    """The files of one node's state directory.
+
+    ``full``: no file can grow; ``limit``: nor can any beyond so many bytes; ``broken``: nothing can be synced.
+    """
 
     def __init__(self, random: Random) -> None:
         self.random = random
         self.full = False
+        self.limit = sys.maxsize
         self.broken = False
         self.names: dict[str, Inode] = {}
         self._durable: dict[str, Inode] = {}
@@ -210,7 +215,7 @@ class _Files:
         """Write all, or what a full disk still takes, or what the process lived to write."""
         path, inode = self._file(fd)
         end = offset + len(data)
-        if path.disk.full and end > len(inode.data):
+        if end > len(inode.data) and (path.disk.full or end > path.disk.limit):
             if not path.process.alive:
                 return len(data)
             room = path.disk.random.choice((0, 0, path.disk.random.randrange(len(data))))

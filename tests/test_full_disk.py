@@ -1,0 +1,270 @@
+"""A disk that takes small facts and no images of blocks, or nothing for a while: what the daemon does beside ADD and DEL.
+
+The daemon and its journal are real; the disk is the simulation's, the store is in memory.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TypeVar
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ipamd.api.http import Response
+from ipamd.config import Config
+from ipamd.core.facts import Attachment, Place
+from ipamd.core.records import BlockRecord
+from ipamd.daemon import Daemon
+from ipamd.journal.format import HEADER_SIZE, frames
+from ipamd.journal.journal import Journal
+from ipamd.store.base import ChangeSet, KeyRange, Outcome, Store
+from tests.api.plugin_call import ROOT, call
+from tests.memory_store import MemoryStore
+from tests.nodes import now, pool_record
+from tests.simulation.disk import Disk, Process, SimPath, mounted
+from tests.store.truth import view
+
+T = TypeVar("T")
+CIDR = "10.0.0.0/26"
+KEY = "/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-26"
+
+
+class _Journal(Journal):
+    """The journal without threads, which a virtual clock does not wait for."""
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return work()
+
+
+class SlowStore(MemoryStore):
+    """A store to which nothing arrives while ``holding``: what was sent ``arrive``s later, its sender being dead."""
+
+    def __init__(self) -> None:
+        super().__init__(delay=0.001)
+        self.holding = False
+        self._held: list[tuple[ChangeSet, ...]] = []
+
+    async def commit(self, *alternatives: ChangeSet, window: KeyRange | None = None) -> Outcome:
+        """Commit, or keep it on its way."""
+        if self.holding:
+            self._held.append(alternatives)
+            await trio.sleep_forever()
+        return await super().commit(*alternatives, window=window)
+
+    @property
+    def held(self) -> int:
+        """How many transactions are on their way."""
+        return len(self._held)
+
+    async def arrive(self) -> None:
+        """Let all that was held arrive."""
+        held, self._held = self._held, []
+        for alternatives in held:
+            await super().commit(*alternatives)
+
+
+@pytest.fixture(autouse=True)
+def disks() -> Iterator[None]:
+    """The journal works on disks in memory."""
+    with mounted():
+        yield
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """The node's."""
+    return Disk(Random(1))  # noqa: S311
+
+
+@pytest.fixture
+def store() -> SlowStore:
+    """A store with a pool whose first block of the node is ``CIDR``."""
+    store = SlowStore()
+    store.put(*pool_record("p", CIDR, blockSize=26))
+    return store
+
+
+@asynccontextmanager
+async def life(disk: Disk, store: Store) -> AsyncIterator[Daemon]:
+    """A daemon from its start to its ``kill -9``."""
+    process = Process(lambda: None)
+    journal, facts, _report = _Journal.open(SimPath(disk, process), "n1", "boot")  # type: ignore[arg-type]
+
+    async def open_store(_config: Config) -> Store:
+        return store
+
+    daemon = Daemon(Config(node="n1"), journal, facts, now, open_store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.work)
+        yield daemon
+        process.kill()
+        nursery.cancel_scope.cancel()
+
+
+async def ask(daemon: Daemon, verb: str, container: str) -> tuple[int, bytes]:
+    """What the plugin is answered: status and body."""
+    answer = daemon.handlers.cni(call(CNI_COMMAND=verb, CNI_CONTAINERID=container), ROOT)
+    response = answer if isinstance(answer, Response) else await answer
+    return response.status, response.body
+
+
+async def add(daemon: Daemon, container: str) -> Place:
+    """An ADD that succeeds."""
+    status, body = await ask(daemon, "ADD", container)
+    assert status == 200, body
+    return daemon.ledger.holdings[Attachment("k8s-pod-network", container, "eth0")].places[0]
+
+
+async def fill(daemon: Daemon) -> int:
+    """ADDs, until one is refused by the full disk; returns how many were not."""
+    for number in range(1000):
+        status, body = await ask(daemon, "ADD", f"c{number}")
+        if status != 200:
+            assert b"cannot append to the state file" in body
+            return number
+    raise AssertionError("the disk is never full")
+
+
+async def tighten(daemon: Daemon, disk: Disk) -> int:
+    """90 pods, and then a byte less room than a file with the images of their blocks takes; returns how many pods."""
+    for number in range(90):
+        assert (await ask(daemon, "ADD", f"c{number}"))[0] == 200
+        await trio.sleep(0.02)
+    await trio.sleep(3)
+    disk.limit = HEADER_SIZE + sum(map(len, frames(daemon.ledger.checkpoint()))) - 1
+    assert (await ask(daemon, "ADD", "more"))[0] == 500
+    return 90
+
+
+def reserve(daemon: Daemon, size: int) -> None:
+    """Have the reserve grow or shrink to a size."""
+    daemon.ledger.reserve("p", 0).level = size
+    daemon._wake(hurry=True)
+
+
+def pods(store: MemoryStore) -> dict[Place, str]:
+    """What the store gives to pods: handles by place."""
+    allocations = view(store).allocations()
+    return {place: handle for place, (handle, _n, _k) in allocations.items() if handle.startswith("k8s-pod-network.")}
+
+
+def free(store: MemoryStore, ordinal: int) -> bool:
+    """Whether an ordinal is anybody's to take."""
+    return BlockRecord(store.records[KEY].value).owner(ordinal) is None
+
+
+async def test_nothing_is_given_back_that_the_next_life_would_hand_out(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """An image did not fit, a moment later there is room: what was reserved in it is withdrawn, and the daemon killed.
+
+    The transaction that gives it back arrives when the next life, which replays an older image, has handed it out.
+    """
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        disk.full = True
+        reserve(daemon, 40)
+        await trio.sleep(0.3)
+        assert daemon.ledger.available("p") == 40
+        disk.full = False
+        store.put(*pool_record("p", CIDR, blockSize=26, natOutgoing=True))  # is taken in, and fits
+        await trio.sleep(0.1)
+        store.holding = True
+        reserve(daemon, 2)
+        await trio.sleep(3)
+        assert store.held == 1
+    async with life(disk, store) as daemon:
+        reserve(daemon, 40)
+        await trio.sleep(0.05)
+        pods = [await add(daemon, f"c{number}") for number in range(daemon.ledger.available("p"))]
+        await store.arrive()
+        assert [place for place in pods if free(store, place.ordinal)] == []
+
+
+@pytest.mark.parametrize("images", [True, False])
+async def test_what_is_given_up_is_told_to_the_store(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore, images: bool
+) -> None:
+    """The disk has no room for one pod more: the DELs make some, whether the images of the blocks would fit or not."""
+    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        disk.limit = 40_000 if images else disk.limit
+        count = await (fill(daemon) if images else tighten(daemon, disk))
+        for number in range(count):
+            assert (await ask(daemon, "DEL", f"c{number}"))[0] == 200
+        await trio.sleep(30)
+        assert pods(store) == {}
+        assert not daemon.report.journal_error
+        await add(daemon, "after")
+
+
+async def test_a_state_file_without_images_keeps_every_promise(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """Of the pods whose blocks have no image in the file some go, the daemon is killed: the next has those that stay."""
+    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        count = await tighten(daemon, disk)
+        await trio.sleep(2)
+        for number in range(0, count, 2):
+            await ask(daemon, "DEL", f"c{number}")
+        held = dict(daemon.ledger.holdings)
+    assert len(held) == count // 2
+    async with life(disk, store) as daemon:
+        assert dict(daemon.ledger.holdings) == held
+        await trio.sleep(30)
+        assert pods(store) == {place: assigned.handle for assigned in held.values() for place in assigned.places}
+
+
+async def test_with_room_again_the_images_are_written_down_again(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """A start without the store has nothing to hand out from a file without images, and a reserve once there is room."""
+    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        await tighten(daemon, disk)
+        await trio.sleep(2)
+        assert daemon.ledger.available("p")
+        await add(daemon, "one-more")  # there is room, for what is promised
+    store.away = True
+    async with life(disk, store) as daemon:
+        assert not daemon.ledger.available("p")
+    store.away = False
+    async with life(disk, store) as daemon:
+        await trio.sleep(2)
+        disk.limit = 1 << 20
+        await trio.sleep(2)
+    store.away = True
+    async with life(disk, store) as daemon:
+        assert daemon.ledger.available("p")
+        assert len(daemon.ledger.holdings) == 91
+
+
+async def test_what_was_withdrawn_stays_so_though_the_file_has_no_image(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """The first image that the next life sees is of before the addresses were given back: none of them is handed out."""
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        reserve(daemon, 40)
+        await trio.sleep(0.5)
+        disk.limit = HEADER_SIZE + sum(map(len, frames(daemon.ledger.checkpoint()))) - 1
+        assert (await ask(daemon, "ADD", "refused"))[0] == 500
+        await trio.sleep(2)
+        store.holding = True
+        reserve(daemon, 2)
+        await trio.sleep(0.5)
+        assert store.held == 1
+    async with life(disk, store) as daemon:
+        assert daemon.ledger.blocks[CIDR].record is None
+        await trio.sleep(0.05)
+        given = [await add(daemon, f"c{number}") for number in range(daemon.ledger.available("p"))]
+        await store.arrive()
+        assert given
+        assert [place for place in given if free(store, place.ordinal)] == []
