@@ -77,6 +77,11 @@ class Disk:
         self._durable: dict[str, Inode] = {}
         self._pending: list[tuple[str, Inode | None, str]] = []
 
+    @property
+    def scarce(self) -> bool:
+        """Whether a file may find no room."""
+        return self.full or self.limit < sys.maxsize
+
     def name(self, name: str, inode: Inode | None, instead_of: str = "") -> None:
         """Give a name to a file, in place of an older name, or (None) take it away."""
         self._pending.append((name, inode, instead_of))

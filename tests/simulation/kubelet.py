@@ -94,7 +94,7 @@ class Kubelet:
             if response is not None and response.status == 200:
                 sandbox.deleting = False
                 sandbox.ended = sandbox.adds == adds
-                sandbox.in_doubt = self.machine.disk.full
+                sandbox.in_doubt = self.machine.disk.scarce
                 (self.judge.unwritten.add if sandbox.in_doubt else self.judge.unwritten.discard)(sandbox.container)
                 return
             await trio.sleep(RETRY * self.random.random())

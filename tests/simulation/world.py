@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
@@ -15,6 +16,7 @@ from ipamd.config import Config
 from ipamd.config.schema import Reserve
 from ipamd.core import keys
 from ipamd.journal.errors import JournalError
+from ipamd.journal.format import HEADER_SIZE, frames
 from tests.nodes import EPOCH, pool_record
 from tests.simulation.clock import Clock
 from tests.simulation.disk import mounted
@@ -296,8 +298,14 @@ class World:
         self._for(event.span, lambda on: setattr(link, name, value if on else 0.0))
 
     def _on_full(self, event: Event) -> None:
-        disk = self.machines[event.node].disk
-        self._for(event.span, lambda on: setattr(disk, "full", on))
+        """No file can grow, or has more room than what is promised takes, without the images of blocks, and a little."""
+        machine = self.machines[event.node]
+        if event.arg % 2 and machine.daemon is not None:
+            promised = sum(map(len, frames(machine.daemon.ledger.checkpoint(images=False))))
+            limit = HEADER_SIZE + promised + event.arg
+            self._for(event.span, lambda on: setattr(machine.disk, "limit", limit if on else sys.maxsize))
+        else:
+            self._for(event.span, lambda on: setattr(machine.disk, "full", on))
 
     def _on_broken(self, event: Event) -> None:
         disk = self.machines[event.node].disk
@@ -380,6 +388,7 @@ class World:
         for machine in self.machines:
             machine.link.mend()
             machine.disk.full = machine.disk.broken = False
+            machine.disk.limit = sys.maxsize
             machine.hold(down=False)
             if machine.life is not None:
                 machine.life.fuse = None
