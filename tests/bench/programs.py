@@ -13,19 +13,23 @@ from pathlib import Path
 
 from ipamd.cni.build import LANGUAGE, OUTPUT
 
+HERE = Path(__file__).resolve().parent
 NAMES = ("spawner", "echo", "load")
 
 
 def compile_programs(directory: Path) -> None:
     """Compile all programs into ``directory``, each under its name."""
+    directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    common = Path(__file__).with_name("common.h").stat().st_mtime_ns
+    common = (HERE / "common.h").stat().st_mtime_ns
     for name in NAMES:
-        source, target = Path(__file__).with_name(f"{name}.c"), directory / name
+        source, target = HERE / f"{name}.c", directory / name
         if target.is_file() and target.stat().st_mtime_ns > max(source.stat().st_mtime_ns, common):
             continue
         compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{os.uname().machine}-linux-musl"]
-        subprocess.run([*compiler, *LANGUAGE, *OUTPUT, "-o", target, source], check=True, timeout=300)
+        # From here, as the plugin from its folder: where zig's own library lies below, it compiles musl once more.
+        command = [*compiler, *LANGUAGE, *OUTPUT, "-o", target, source.name]
+        subprocess.run(command, check=True, timeout=300, cwd=HERE)
 
 
 def run_program(program: Path, *arguments: str, told: str = "", timeout: float = 600.0) -> list[str]:
