@@ -120,9 +120,8 @@ class Writer:
 
     def _hasty(self) -> bool:
         """Whether somebody waits, or may soon: what helps is often the next that happens, not what they wait since."""
-        if self._ledger.haste or self._ledger.wanted:
-            return True
-        return any(reserve.waiting or reserve.pressed_until for reserve in self._ledger.reserves.values())
+        pressed = any(reserve.pressed_until for reserve in self._ledger.reserves.values())
+        return self._ledger.haste or pressed or self._waiting()
 
     async def run(self) -> None:
         """Write for ever. Failures of the store are counted and tried again; nothing else is expected."""
@@ -172,7 +171,7 @@ class Writer:
             self._woken.set()
             if done and self._lacks_block(now.boot):  # who flushes all the while must not come too late
                 await self._supply_pools(now.boot)
-            return draft.full or self._waiting() or bool(self._ledger.wanted)
+            return draft.full or self._waiting()
         self.progress.flushed_until = now.boot
         if self._ledger.settings.locked:
             return False
@@ -236,7 +235,8 @@ class Writer:
         self._woken, self._hurried, self._hastened = trio.Event(), trio.Event(), trio.Event()
 
     def _waiting(self) -> bool:
-        return any(reserve.waiting for reserve in self._ledger.reserves.values())
+        """Whether an ADD waits for an address, any of a pool or one that it named."""
+        return bool(self._ledger.wanted) or any(reserve.waiting for reserve in self._ledger.reserves.values())
 
     def _lacks_block(self, now: int) -> bool:
         """Whether a block should be claimed."""

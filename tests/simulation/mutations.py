@@ -85,7 +85,7 @@ def _() -> AbstractContextManager[object]:
 
 def _checkpoint_without(unwanted: Callable[[Fact], bool]) -> AbstractContextManager[object]:
     def make(original: Any) -> Any:
-        return lambda self: (fact for fact in original(self) if not unwanted(fact))
+        return lambda self, **how: (fact for fact in original(self, **how) if not unwanted(fact))
 
     return _around(Ledger, "checkpoint", make)
 
