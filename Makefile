@@ -32,6 +32,9 @@ PAUSE ?= 60
 # Several processes, as many tests wait for real parts: for etcd to be back, for a daemon to start.
 PYTEST_ARGS ?= -n 3 --dist worksteal
 
+# Hundreds of processes start, each of which would compile this project's modules anew: 0.3 s of processor time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Relative, because make splits names at spaces and the checkout's path may have some.
 VENV := .venv
 BIN := $(VENV)/bin

@@ -3,12 +3,12 @@
 import base64
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator
 
 from tests.daemon_process import POOLS, Daemon, network
 from tests.docs import openapi
@@ -57,7 +57,12 @@ def check(operation: str, status: int, value: object) -> None:
         return
     content = next(iter(response["content"].values()))  # the schema is the same for all media types
     schema = {**strict(content["schema"]), "components": {"schemas": strict(SCHEMAS)}}
-    Draft202012Validator(schema).validate(value)
+    validator()(schema).validate(value)
+
+
+def validator() -> Any:
+    """The validator of JSON Schema 2020-12: imported with all its formats, which takes seconds, where it is needed."""
+    return import_module("jsonschema").Draft202012Validator
 
 
 def ask(daemon: Daemon, operation: str, query: str = "", body: bytes = b"", **head: str) -> tuple[int, Any]:
@@ -123,7 +128,7 @@ def test_the_document_is_well_formed() -> None:
     names = [operation["operationId"] for methods in DOCUMENT["paths"].values() for operation in methods.values()]
     assert len(set(names)) == len(names)
     for schema in SCHEMAS.values():
-        Draft202012Validator.check_schema(schema)
+        validator().check_schema(schema)
     for reference in set(msgspec.json.decode(msgspec.json.encode(list(references(DOCUMENT))), type=list[str])):
         assert reference.removeprefix("#/components/schemas/") in SCHEMAS, reference
 
@@ -185,12 +190,12 @@ def test_what_is_not_in_the_document_is_refused(daemon: Daemon) -> None:
     """Another path with 404, another method of a path with 405, both with an error object."""
     status, value = ask(daemon, "GET /v1/nothing")
     assert status == 404
-    Draft202012Validator({**strict(SCHEMAS["Error"])}).validate(value)
+    validator()({**strict(SCHEMAS["Error"])}).validate(value)
     for path, methods in DOCUMENT["paths"].items():
         for method in {"get", "put", "post", "delete"} - methods.keys():
             status, value = ask(daemon, f"{method.upper()} {path}")
             assert status == 405, (method, path)
-            Draft202012Validator(strict(SCHEMAS["Error"])).validate(value)
+            validator()(strict(SCHEMAS["Error"])).validate(value)
 
 
 def test_a_reply_with_another_field_would_be_noticed() -> None:
