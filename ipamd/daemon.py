@@ -480,13 +480,16 @@ class Daemon:
         """Make facts from the store, or about to be sent to it, part of state file and ledger.
 
         Raises NotDurableError if facts that must be durable first cannot be written. What the store holds already may
-        be left out for a while: nothing is sent before the state file was written anew.
+        be left out for a while: nothing is flushed or given back before the state file was written anew.
         """
+        gives_back = any(isinstance(fact, Withdrawn) for fact in facts)
+        if gives_back:
+            self.journal.require_whole()
         try:
             self.journal.append(facts)
         except NotDurableError as error:
             self.house.journal_failed(error)
-            if any(isinstance(fact, Withdrawn) for fact in facts):
+            if gives_back:
                 raise
             self.journal.leave_out(error)
         else:

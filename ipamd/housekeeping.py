@@ -4,6 +4,7 @@ May import trio, core, the journal and the report.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import trio
 
@@ -20,6 +21,9 @@ from ipamd.report import Report
 HOUSEKEEPING = 1.0
 """Seconds between looks at the state file, old tombstones, the socket and the spool."""
 
+RETRY = 30.0
+"""Seconds after which a state file without the images of blocks is tried with them again: it may fill the disk."""
+
 _log = get_logger("daemon")
 
 
@@ -33,8 +37,10 @@ class Housekeeping:
         self._quarantine = quarantine
         self._findings: set[str] = set()
         self._told: set[str] = set()
-        self._bare = False
-        """Whether the state file does without the images of blocks, for which there was no room."""
+        self._bare_until: float | None = None
+        """When to write the images of blocks into a state file that does without them, by Trio's clock (s)."""
+        self._failed = False
+        """Whether the last state file could not be written at all."""
         self._due = trio.Event()
         self.looks: list[Callable[[], None]] = []
         """What others look after each second, in the same wake of an idle daemon."""
@@ -56,7 +62,8 @@ class Housekeeping:
 
     def _is_due(self) -> bool:
         """Whether the state file should be written anew; a failure is ended so, too, with a shorter one."""
-        return self._bare or self._is_pressing()
+        bare = self._bare_until is not None and trio.current_time() >= self._bare_until
+        return bare or self._is_pressing()
 
     def _is_pressing(self) -> bool:
         """Whether the state file should be written anew, be it without the images of blocks."""
@@ -76,24 +83,27 @@ class Housekeeping:
             try:
                 await self._checkpoint()
                 self._journal.append(())
-                self._report.journal_error = ""
+                self._report.journal_error, self._failed = "", False
             except NotDurableError as error:
+                self._failed = True
                 self.journal_failed(error)
 
     async def _checkpoint(self) -> None:
         """Write all that the ledger is; where there is no room for that, what it has promised."""
-        try:
-            await self._journal.checkpoint(self._ledger.checkpoint())
-            self._bare = False
-        except JournalFullError:
-            if not self._is_pressing():
+        until, self._bare_until = self._bare_until, None
+        first = until is None
+        if until is None or trio.current_time() >= until:
+            with suppress(JournalFullError):
+                await self._journal.checkpoint(self._ledger.checkpoint())
                 return
+            until = trio.current_time() + RETRY
+        if self._is_pressing():
             await self._journal.checkpoint(self._ledger.checkpoint(images=False))
-            if not self._bare:
-                _log.warning(
-                    "no room for the images of blocks in the state file: started without the store, ADDs would wait"
-                )
-            self._bare = True
+        if first:
+            _log.warning(
+                "no room for the images of blocks in the state file: a start without the store would wait for it"
+            )
+        self._bare_until = until
 
     def check(self) -> Mapping[str, object]:
         """For ``GET /v1/check``: broken invariants of memory, and what an administrator should look at."""
@@ -110,8 +120,13 @@ class Housekeeping:
         self._findings = found
 
     def journal_failed(self, error: NotDurableError) -> None:
-        """Note that the state file cannot be written, and say so once."""
-        if not self._report.journal_error:
+        """The state file cannot be written: say so, once for all that comes of it, and write it anew at once.
+
+        Unless that failed before: then once a second.
+        """
+        if not self._failed:
+            self._due.set()
+        if not self._report.journal_error and self._bare_until is None:
             self._told.clear()
         if str(error) not in self._told:  # a full disk has a text for each file that cannot be written
             _log.error("cannot write the state file", error=str(error))

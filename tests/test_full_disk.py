@@ -14,9 +14,12 @@ from trio.testing import MockClock
 
 from ipamd.api.http import Response
 from ipamd.config import Config
+from ipamd.core import keys
+from ipamd.core.address import parse_cidr
 from ipamd.core.facts import Attachment, Place
-from ipamd.core.records import BlockRecord
+from ipamd.core.records import BlockRecord, Owner, new_block
 from ipamd.daemon import Daemon
+from ipamd.housekeeping import RETRY
 from ipamd.journal.format import HEADER_SIZE, frames
 from ipamd.journal.journal import Journal
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Store
@@ -128,13 +131,18 @@ async def fill(daemon: Daemon) -> int:
     raise AssertionError("the disk is never full")
 
 
+def size(daemon: Daemon, *, images: bool = True) -> int:
+    """How long (bytes) a new state file would be."""
+    return HEADER_SIZE + sum(map(len, frames(daemon.ledger.checkpoint(images=images))))
+
+
 async def tighten(daemon: Daemon, disk: Disk) -> int:
     """90 pods, and then a byte less room than a file with the images of their blocks takes; returns how many pods."""
     for number in range(90):
         assert (await ask(daemon, "ADD", f"c{number}"))[0] == 200
         await trio.sleep(0.02)
     await trio.sleep(3)
-    disk.limit = HEADER_SIZE + sum(map(len, frames(daemon.ledger.checkpoint()))) - 1
+    disk.limit = size(daemon) - 1
     assert (await ask(daemon, "ADD", "more"))[0] == 500
     return 90
 
@@ -239,7 +247,7 @@ async def test_with_room_again_the_images_are_written_down_again(
     async with life(disk, store) as daemon:
         await trio.sleep(2)
         disk.limit = 1 << 20
-        await trio.sleep(2)
+        await trio.sleep(RETRY + 2)
     store.away = True
     async with life(disk, store) as daemon:
         assert daemon.ledger.available("p")
@@ -254,7 +262,7 @@ async def test_what_was_withdrawn_stays_so_though_the_file_has_no_image(
         await trio.sleep(3)
         reserve(daemon, 40)
         await trio.sleep(0.5)
-        disk.limit = HEADER_SIZE + sum(map(len, frames(daemon.ledger.checkpoint()))) - 1
+        disk.limit = size(daemon) - 1
         assert (await ask(daemon, "ADD", "refused"))[0] == 500
         await trio.sleep(2)
         store.holding = True
@@ -268,3 +276,124 @@ async def test_what_was_withdrawn_stays_so_though_the_file_has_no_image(
         await store.arrive()
         assert given
         assert [place for place in given if free(store, place.ordinal)] == []
+
+
+async def test_what_cannot_be_given_back_yet_is_not_withdrawn(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """There is room for facts, but for no second file: that the file lacks an image must not eat up the room."""
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        disk.full = True
+        reserve(daemon, 40)
+        await trio.sleep(0.3)
+        disk.full, disk.limit = False, daemon.journal.size + 2000
+        disk.no_more_files = True
+        reserve(daemon, 2)
+        before = daemon.journal.size
+        await trio.sleep(60)
+        assert (daemon.journal.size, daemon.ledger.available("p")) == (before, 40)
+        await add(daemon, "a")
+        disk.no_more_files = False
+        await trio.sleep(5)
+        assert daemon.ledger.available("p") < 10
+
+
+async def test_no_transaction_waits_for_the_next_look_at_a_file_without_images(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each leaves an image out, and has the file written anew: 40 pods that come one by one are flushed as they come."""
+    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        await tighten(daemon, disk)
+        await trio.sleep(2)
+        capfd.readouterr()
+        refused = 0
+        for number in range(40):
+            while (await ask(daemon, "ADD", f"d{number}"))[0] != 200:  # the file is full to the limit again
+                refused += 1
+                await trio.sleep(0.05)
+            await trio.sleep(0.3)
+            assert not any(block.unflushed for block in daemon.ledger.blocks.values())
+        told = capfd.readouterr()
+        assert (told.out + told.err).count("\n") <= 3
+        assert refused <= 4
+
+
+async def test_a_block_that_is_gone_is_not_made_again_for_a_pod_that_is_gone(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """Known only by the DEL, as the file has no image of it: it never comes back, and is forgotten."""
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        await add(daemon, "a")
+        await trio.sleep(1)
+        store.away = True
+        await daemon.journal.checkpoint(daemon.ledger.checkpoint(images=False))
+        await ask(daemon, "DEL", "a")
+    store.away = False
+    for key in [key for key in store.records if "/ipam/v2/" in key]:
+        store.put(key, None)
+    store.put(*pool_record("p", "10.9.0.0/26", blockSize=26))
+    async with life(disk, store) as daemon:
+        for _second in range(20):
+            await trio.sleep(1)
+            assert KEY not in store.records
+        assert CIDR not in daemon.ledger.blocks
+
+
+async def test_what_only_an_image_tells_of_others_blocks_stays_in_the_file(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """A pod that Calico's plugin gave an address of another node's block: it is the pod's after the restart, too."""
+    other = parse_cidr("10.0.1.0/26")
+    image = new_block(other, "host:n2", 1)
+    image.assign(5, Owner("k8s-pod-network.old", "n1", {"node": "n1", "pod": "x", "namespace": "default"}))
+    store.put(keys.block_key(other), image.encode())
+    store.put(keys.handle_key("k8s-pod-network.old"), b'{"block":{"10.0.1.0/26":1},"deleted":false}')
+    store.put(*pool_record("p", "10.0.0.0/23", blockSize=26))
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        await daemon._read_blocks([other])
+        await daemon.journal.checkpoint(daemon.ledger.checkpoint(images=False))
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        assert await add(daemon, "old") == Place(str(other), 5)
+
+
+async def test_what_cools_in_a_block_of_no_node_is_freed_after_a_start_without_its_image(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore
+) -> None:
+    """Nobody else comes by to do it."""
+    store.put(keys.CONFIG, b'{"auto_allocate_blocks":true,"ipCooldownSeconds":20}')
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        await add(daemon, "a")
+        await trio.sleep(1)
+        store.put(KEY, store.records[KEY].value.replace(b'"affinity":"host:n1"', b'"affinity":null'))
+        store.put(keys.affinity_key("n1", parse_cidr(CIDR)), None)
+        store.put(*pool_record("p", "10.9.0.0/26", blockSize=26))
+        await trio.sleep(3)
+        await ask(daemon, "DEL", "a")
+        await trio.sleep(3)
+        assert daemon.ledger.blocks[CIDR].cooling
+        await daemon.journal.checkpoint(daemon.ledger.checkpoint(images=False))
+    async with life(disk, store) as daemon:
+        await trio.sleep(60)
+        assert KEY not in store.records
+
+
+@pytest.mark.parametrize("images", [True, False])
+async def test_no_block_is_deleted_while_a_claim_of_the_last_life_may_arrive(
+    autojump_clock: MockClock, disk: Disk, store: SlowStore, images: bool
+) -> None:
+    """Also where the state file tells of no block: the node had a life before."""
+    async with life(disk, store) as daemon:
+        await trio.sleep(3)
+        await daemon.journal.checkpoint(daemon.ledger.checkpoint(images=images))
+    async with life(disk, store) as daemon:
+        await trio.sleep(0.1)
+        assert daemon.writer is not None
+        assert daemon.writer._settled
+        assert daemon.writer._settled > now().boot

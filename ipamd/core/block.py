@@ -444,6 +444,14 @@ class Block:
         )
 
     @property
+    def telling(self) -> bool:
+        """Whether its image says of this node what no start would find out without it, in this file or the store.
+
+        Whom a pod overrules; and of another's block, to which no affinity leads, what is there by the image alone.
+        """
+        return bool(self.overruled) or (not self.owned and bool(self.adopted or self.tunnels or self.cooling))
+
+    @property
     def held(self) -> int:
         """How many addresses workloads of this node have in it."""
         return len(self.desired) + sum(map(len, self.adopted.values()))

@@ -407,10 +407,20 @@ class Ledger:
     def settle(self) -> bool:
         """Take back what was given up and needs no transaction (``Block.settle``); whether there was any."""
         cooldown = self.settings.config.cooldown > 0
-        settled = [block for block in filter(_releasing_of, self.blocks.values()) if block.settle(cooldown=cooldown)]
+        releasing = list(filter(_releasing_of, self.blocks.values()))
+        settled = [block for block in releasing if block.settle(cooldown=cooldown)]
         for block in settled:
             self._withdraw_reserved(block)
+        for block in releasing:
+            if block.record is None:
+                self._drop_irrelevant(block)
         return bool(settled)
+
+    def end_doubt_of_absent(self) -> None:
+        """Nothing that was given up can arrive any more: a block that is not there is not written by it again."""
+        for block in self.blocks.values():
+            if block.record is None:
+                block.doubtful = False
 
     def doubt(self, record_keys: Iterable[str]) -> list[Block]:
         """A transaction was just made that changes these records: its blocks are in doubt (``Block.doubt``).
@@ -603,8 +613,8 @@ class Ledger:
     def checkpoint(self, *, images: bool = True) -> Iterator[Fact]:
         """A sequence of facts that makes an empty ledger equal to this one.
 
-        Without ``images`` it is a quarter as long, and the ledger that it makes has all promises and nothing to hand
-        out: it has to ask the store what the blocks are like.
+        Without ``images`` it is half as long, and the ledger that it makes has all promises and nothing to hand out: it
+        has to ask the store what the blocks are like.
         """
         for attachment, started in self.tombstones.items():
             yield Released(attachment, attachment.handle, (), started)
@@ -616,7 +626,7 @@ class Ledger:
             yield Committed(key, self._revisions[key], value)
         yield from self.holdings.values()  # before the images: one that gives this node nothing is kept for its pods
         for block in self.blocks.values():
-            if block.value and (images or block.overruled):  # whom a pod overrules only the image tells
+            if block.value and (images or block.telling):
                 key = keys.block_key(block.net)
                 # Of a store that was set back the next word counts, however old.
                 yield Committed(key, block.revision if self._revisions[key] >= 0 else 0, block.value)

@@ -152,7 +152,7 @@ class Journal:
         return bool(self._owed)
 
     def leave_out(self, why: NotDurableError) -> None:
-        """Facts that the store can tell again could not be appended: what the file says of its records is too old."""
+        """Facts of the store's could not be appended: what the file says of its records is too old."""
         self._left_out += 1
         self._why = str(why)
 
@@ -194,13 +194,17 @@ class Journal:
     # --- the disk ---------------------------------------------------------------------------------------------
 
     async def sync_whole(self) -> None:
-        """``sync`` before something is sent that goes by the store's records: the file must know what they are.
+        """``sync`` before a change of the store's records is sent: the file must know what they were.
 
         Raises JournalWriteError as long as the file is ``lacking``, and what ``sync`` raises.
         """
+        self.require_whole()
+        await self.sync()
+
+    def require_whole(self) -> None:
+        """Raise JournalWriteError if the file is ``lacking``."""
         if self.lacking:
             raise JournalWriteError(f"the state file must be written anew first, as it lacks records: {self._why}")
-        await self.sync()
 
     async def sync(self) -> None:
         """Wait until all that was appended before the call, or is owed, is on the disk; many share one ``fdatasync``.
@@ -214,7 +218,7 @@ class Journal:
         target = self._appended
         with self._in_use():
             await trio.lowlevel.checkpoint()
-            while self._synced < target:
+            while self._synced < target or self._renamed:  # what is not appended again is in the new file only
                 if self._turn_over is not None:
                     await self._turn_over.wait()
                 elif self._sync_error is not None:

@@ -3,7 +3,7 @@
 Several ADDs and DELs share a transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from ipamd.core import keys, supply
 from ipamd.core.block import Block, ordinals_of
@@ -16,7 +16,7 @@ from ipamd.store.known import Known
 from ipamd.store.recounts import short
 
 
-def gather(ledger: Ledger, known: Known, limits: Limits, now: Now, low: Iterable[str] = ()) -> Draft | None:
+def gather(ledger: Ledger, known: Known, limits: Limits, now: Now, low: Collection[str] = ()) -> Draft | None:
     """The next transaction that brings the store closer to what this node wants; None: there is nothing to do.
 
     ``low`` are handles that may count too little.
@@ -29,8 +29,8 @@ def gather(ledger: Ledger, known: Known, limits: Limits, now: Now, low: Iterable
         draft.release(block)
     for block in ledger.blocks.values():
         draft.assign(block)
-    for handle in low:
-        draft.recount(handle, short(ledger, known, handle))
+    for handle, blocks in short(ledger, known, low).items():
+        draft.recount(handle, blocks)
     if not ledger.settings.locked:
         for place in ledger.wanted:
             draft.reserve_wanted(place)

@@ -120,7 +120,9 @@ class Draft:
     # --- what goes in -----------------------------------------------------------------------------------------
 
     def release(self, block: Block) -> None:
-        """Free what was given up in a block, as far as there is room."""
+        """Free what was given up in a block, as far as there is room; what is not there is not made for that."""
+        if block.record is None and not block.value and not block.desired:
+            return
         if block.ownerless and block.cooled and self._room(block, self.ledger.reserve_handle):
             self._image(block)
         for ordinal, handle in block.releasing.items():

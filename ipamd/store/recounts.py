@@ -6,8 +6,9 @@ count of what was just written: of a handle's record no watch tells. So it is re
 often, as nobody knows when that step comes, or whether.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+from ipamd.core import keys
 from ipamd.core.block import Block
 from ipamd.core.clock import SECOND
 from ipamd.core.ledger import Ledger
@@ -36,26 +37,33 @@ class Recounts:
         return [handle for handle, (_taken, at) in self._looks.items() if at <= now]
 
     def looked(self, handle: str, now: int, *, low: bool) -> None:
-        """A handle that was due counts too little, and is looked at from the beginning, or it does not."""
+        """A handle that was due counts too little, and is looked at until it does not, or it does not."""
+        taken, last = self._looks.pop(handle)[0] + 1, len(LOOKS) - 1
         if low:
             self.low.add(handle)
-            self.expect([handle], now)
-            return
-        self.low.discard(handle)
-        taken, _at = self._looks.pop(handle)
-        if taken + 1 < len(LOOKS):
-            self._looks[handle] = taken + 1, now + LOOKS[taken + 1] * SECOND
+        else:
+            self.low.discard(handle)
+        if low or taken <= last:
+            self._looks[handle] = taken, now + LOOKS[min(taken, last)] * SECOND
 
     def pause(self, now: int) -> float | None:
         """In how many seconds the next look is due; None: there is none."""
         return max(min(at for _taken, at in self._looks.values()) - now, 0) / SECOND if self._looks else None
 
 
-def short(ledger: Ledger, known: Known, handle: str) -> list[Block]:
-    """The blocks of which a handle's record, as last seen, counts less than their images give it.
+def short(ledger: Ledger, known: Known, handles: Collection[str]) -> dict[str, list[Block]]:
+    """By handle the blocks of which its record, as last seen, counts less than their images give it; often none.
 
-    One that counts more is let be: whoever freed the address lowers it, or died before.
+    One that counts more is let be: whoever freed the address lowers it, or died before. A block that cannot be read
+    cannot be written.
     """
-    counts = known.handle(handle).blocks
-    images = ((block, block.record) for block in ledger.blocks.values())
-    return [block for block, image in images if image and image.counts()[handle] > counts.get(block.cidr, 0)]
+    found: dict[str, list[Block]] = {}
+    counted = {handle: known.handle(handle).blocks for handle in handles}
+    for block in ledger.blocks.values() if handles else ():
+        if block.record is None or keys.block_key(block.net) in ledger.damaged:
+            continue
+        held = block.record.counts()
+        for handle, counts in counted.items():
+            if held[handle] > counts.get(block.cidr, 0):
+                found.setdefault(handle, []).append(block)
+    return found

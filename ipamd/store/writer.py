@@ -100,7 +100,7 @@ class Writer:
         self._conflicts = 0
         self._doubt: tuple[str, ...] = ()
         self._histories = 0
-        self._settled: int | None = None if ledger.blocks else 0
+        self._settled: int | None = None if ledger.blocks or ledger.revision else 0
         """When nothing that was given up can arrive any more (CLOCK_BOOTTIME, ns); None: SETTLE after the next step."""
         self._pause = TICK
         self.borrower = Borrower(ledger, self._known, store, lambda changes: self._send([changes]), record, now, report)
@@ -125,16 +125,19 @@ class Writer:
 
     async def run(self) -> None:
         """Write for ever. Failures of the store are counted and tried again; nothing else is expected."""
-        pause = BACK_OFF[0]
+        pause, told = BACK_OFF[0], ""
         while True:
             try:
                 more = await self.step()
-                pause = BACK_OFF[0]
+                pause, told = BACK_OFF[0], ""
                 self.progress.last_error = ""
             except (StoreUnavailableError, StoreRefusedError, NotDurableError) as error:
                 self.progress.failures += 1
-                if str(error) != self.progress.last_error:
-                    self._report("cannot write the store", {"error": str(error)})
+                # That the state file must be written anew first is news only if it cannot be, which takes it a moment.
+                lasts = not isinstance(error, NotDurableError) or str(error) == self.progress.last_error
+                if lasts and str(error) != told:
+                    told = str(error)
+                    self._report("cannot write the store", {"error": told})
                 self.progress.last_error = str(error)
                 await trio.sleep(pause)
                 pause = min(pause * 2, BACK_OFF[1])
@@ -146,6 +149,7 @@ class Writer:
 
     async def step(self) -> bool:
         """Do the most urgent transaction, if any; whether the next should follow at once."""
+        self._pause = TICK
         self._settle()  # also while the store does not answer
         if not await self._look_first():
             return False
@@ -153,6 +157,8 @@ class Writer:
         now = self._now()
         if self._settled is None:
             self._settled = now.boot + SETTLE
+        if now.boot >= self._settled:
+            self._ledger.end_doubt_of_absent()
         self._note_undone(now.boot)
         outlived = supply.outlived(self._ledger, self._settings.quarantine, now.boot)
         if outlived:
@@ -332,8 +338,9 @@ class Writer:
         found = await self._store.read(record_keys)
         self._known.learn(record_keys, {record.key: record for record in found.records})
         now = self._now().boot
+        low = short(self._ledger, self._known, handles)
         for handle in handles:
-            self._recounts.looked(handle, now, low=bool(short(self._ledger, self._known, handle)))
+            self._recounts.looked(handle, now, low=handle in low)
 
     async def _find_strays(self) -> None:
         """Look up deleted handles: what the store has under them, be it in other nodes' blocks, is released."""

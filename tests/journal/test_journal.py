@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from ipamd.core.facts import Attachment, Committed, Fact, Place, RangeReleased, Rebooted, Released
+from ipamd.journal import journal as module
 from ipamd.journal.errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -526,6 +527,66 @@ async def test_a_checkpoint_that_fails_leaves_the_old_file(
     assert stored(tmp_path) == [assigned(1), assigned(2)]
     assert names(tmp_path) == {"state", "lock"}
     await journal.sync()
+
+
+async def test_what_only_the_new_file_holds_is_durable_no_earlier_than_its_name(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last sync fails, and nothing is appended since: what was left out of the old file, or owed, is not on the disk."""
+
+    def refuse(_directory: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    await journal.sync()
+    journal.owe([assigned(1)])
+    journal.leave_out(JournalFullError("no room"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sync_directory", refuse)
+        with pytest.raises(JournalWriteError, match="Input/output error"):
+            await journal.checkpoint([assigned(1)])
+        assert not journal.owing
+        assert not journal.lacking
+        with pytest.raises(JournalWriteError, match="Input/output error"):
+            await journal.sync_whole()
+    await journal.checkpoint([assigned(1)])
+    await journal.sync_whole()
+
+
+async def test_what_is_owed_is_not_appended_to_a_file_that_has_it(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint holds what was owed as it began; what came to be owed since, be it of the same DEL, is still owed."""
+    gone = Attachment("net", "c", "eth0")
+    first, second = Released(gone, "net.c", (), 5), assigned(2)
+    later = Released(gone, "net.c", (), 99)
+    journal.owe([first, second])
+    async with trio.open_nursery() as nursery:
+        disk = SlowDisk(monkeypatch, "fsync")
+        nursery.start_soon(journal.checkpoint, [first, second])
+        await disk.entered.wait()
+        journal.owe([later])
+        disk.let_through()
+    assert journal.owing
+    journal.append(())
+    assert stored(tmp_path) == [first, second, later]
+
+
+async def test_a_file_that_lacks_records_is_not_called_whole_before_it_is_written_anew(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is one whose checkpoint began before the last record was left out."""
+    journal.leave_out(JournalFullError("no room"))
+    with pytest.raises(JournalWriteError, match="written anew first, as it lacks records: no room"):
+        await journal.sync_whole()
+    async with trio.open_nursery() as nursery:
+        disk = SlowDisk(monkeypatch, "fsync")
+        nursery.start_soon(journal.checkpoint, [assigned(1)])
+        await disk.entered.wait()
+        journal.leave_out(JournalFullError("no room"))
+        disk.let_through()
+    assert journal.lacking
+    await journal.checkpoint([assigned(1)])
+    await journal.sync_whole()
 
 
 async def test_a_checkpoint_cancelled_early_leaves_the_old_file(

@@ -65,13 +65,15 @@ class Inode:
 class Disk:
     """The files of one node's state directory.
 
-    ``full``: no file can grow; ``limit``: nor can any beyond so many bytes; ``broken``: nothing can be synced.
+    ``full``: no file can grow; ``limit``: nor can any beyond so many bytes; ``no_more_files``: none can be made;
+    ``broken``: nothing can be synced.
     """
 
     def __init__(self, random: Random) -> None:
         self.random = random
         self.full = False
         self.limit = sys.maxsize
+        self.no_more_files = False
         self.broken = False
         self.names: dict[str, Inode] = {}
         self._durable: dict[str, Inode] = {}
@@ -195,7 +197,7 @@ class _Files:
             if inode is None:
                 if not flags & os.O_CREAT:
                     path.inode()
-                if path.disk.full and path.name != "lock":
+                if (path.disk.full or path.disk.no_more_files) and path.name != "lock":
                     raise _no_space()
                 inode = Inode()
                 if path.process.may_change():

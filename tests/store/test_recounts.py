@@ -4,6 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from ipamd.core import keys
+from ipamd.core.address import parse_cidr
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Snapshot, Store
 from tests.calico.cluster import Calicoctl
 from tests.memory_store import MemoryStore
@@ -97,5 +99,37 @@ async def test_a_pod_that_is_gone_meanwhile_gets_no_handle(autojump_clock: MockC
             nursery.start_soon(calicoctl(store, 1.0).release, address)
             await trio.sleep(6)
             node.delete("a")
+        await trio.sleep(60)
+        at_rest(store, [node])
+
+
+async def test_a_handle_of_a_block_that_cannot_be_read_is_let_be(autojump_clock: MockClock) -> None:
+    """It cannot be mended as long as nobody mends the block: there is nothing to look at again and again."""
+    store = store_with_pool()
+    async with Node("n1", store).running() as node:
+        (address,) = node.addresses(await node.add(add_request("a")))
+        await node.flushed()
+        await calicoctl(store, 0.05).release(address)
+        store.put(keys.block_key(parse_cidr("10.0.0.0/26")), b"{")
+        await trio.sleep(120)
+        calls = store.calls.copy()
+        await trio.sleep(120)
+        assert store.calls == calls
+
+
+async def test_who_lowers_a_count_all_the_time_is_met_with_less_and_less_zeal(autojump_clock: MockClock) -> None:
+    """A program that is wrong for ever costs a transaction each half minute, not one each second."""
+    store = store_with_pool()
+    async with Node("n1", store).running() as node:
+        (address,) = node.addresses(await node.add(add_request("a")))
+        await node.flushed()
+        key = keys.handle_key("k8s-pod-network.a")
+        await calicoctl(store, 0.05).release(address)
+        commits = store.calls["commit"]
+        for _ in range(6000):
+            await trio.sleep(0.1)
+            if key in store.records:
+                store.put(key, None)
+        assert store.calls["commit"] - commits < 30
         await trio.sleep(60)
         at_rest(store, [node])
