@@ -166,7 +166,7 @@ class Writer:
         for reserve in self._ledger.reserves.values():
             reserve.decay(now.boot)
         pauses = requested.pause(self._ledger, now.boot), self._recounts.pause(now.boot)
-        self._pause = min((pause for pause in pauses if pause is not None), default=TICK)
+        self._pause = min([TICK, *(pause for pause in pauses if pause is not None)])
         self.borrower.rest(now.boot)
         self._ledger.haste = False
         draft = batch.gather(self._ledger, self._known, self._settings.limits, now, self._recounts.low)
@@ -198,7 +198,10 @@ class Writer:
         self.on_supply()  # set later than what calls it is made
 
     def _note_undone(self, now: int) -> None:
-        """Say which living pods' addresses somebody freed in the store, once: they are about to be written again."""
+        """Say which living pods' addresses somebody freed in the store, once: they are about to be written again.
+
+        The counts of their handles may yet be lowered, as may the reserve's.
+        """
         for block in self._ledger.blocks.values():
             undone, block.undone = sorted(block.undone & block.unflushed.keys()), set()
             self._recounts.expect((block.unflushed[ordinal].handle for ordinal in undone), now)

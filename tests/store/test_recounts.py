@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from ipamd.core import keys
 from ipamd.core.address import parse_cidr
+from ipamd.core.reserve import ReservePolicy
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Snapshot, Store
 from tests.calico.cluster import Calicoctl
 from tests.memory_store import MemoryStore
@@ -87,6 +88,19 @@ async def test_nothing_is_looked_at_for_ever(autojump_clock: MockClock) -> None:
         calls = store.calls.copy()
         await trio.sleep(120)
         assert store.calls == calls
+
+
+async def test_what_is_done_now_and_then_waits_for_no_look(autojump_clock: MockClock) -> None:
+    """The last looks at a handle are half a minute apart; a reserve that grew shrinks in between as ever."""
+    store = store_with_pool()
+    async with Node("n1", store, ReservePolicy(4, 64, 1_000_000_000)).running() as node:
+        (address,) = node.addresses(await node.add(add_request("a")))
+        await node.flushed()
+        await calicoctl(store, 0.05).release(address)
+        await trio.sleep(35)
+        node.ledger.reserve("p", 0).level = 8
+        await trio.sleep(12)
+        assert node.ledger.reserve("p", 0).level == 4
 
 
 async def test_a_pod_that_is_gone_meanwhile_gets_no_handle(autojump_clock: MockClock) -> None:
