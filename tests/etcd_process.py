@@ -234,16 +234,24 @@ class EtcdProcess:
         return done.stdout
 
     def gateway(self, path: str, **fields: object) -> dict[str, object]:
-        """POST to the JSON gateway (no TLS, no login); bytes are sent in base64, as it wants them."""
+        """POST to the JSON gateway (no TLS, no login); bytes are sent in base64, as it wants them.
+
+        What a change of the leader ends, a read that is not done, is asked again for some seconds.
+        """
         body = {name: _encoded(value) if isinstance(value, bytes) else value for name, value in fields.items()}
         request = urllib.request.Request(f"{self.endpoint}/v3/{path}", json.dumps(body).encode())
-        try:
-            with urllib.request.urlopen(request, timeout=10) as reply:
-                answer: dict[str, object] = json.load(reply)
-                return answer
-        except urllib.error.HTTPError as error:
-            with error:
-                raise RuntimeError(f"{path}: {error.read().decode()}") from None
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=10) as reply:
+                    answer: dict[str, object] = json.load(reply)
+                    return answer
+            except urllib.error.HTTPError as error:
+                with error:
+                    why = error.read().decode()
+            if "leader changed" not in why or time.monotonic() > deadline:
+                raise RuntimeError(f"{path}: {why}")
+            time.sleep(0.1)
 
     def put(self, key: str, value: bytes) -> int:
         """Put a record; returns the revision."""
