@@ -20,10 +20,10 @@ from ipamd.core.facts import Attachment, Place
 from ipamd.core.records import BlockRecord, Owner, new_block
 from ipamd.daemon import Daemon
 from ipamd.housekeeping import RETRY
-from ipamd.journal.format import HEADER_SIZE, frames
 from ipamd.journal.journal import Journal
 from ipamd.store.base import ChangeSet, KeyRange, Outcome, Store
 from tests.api.plugin_call import ROOT, call
+from tests.journal.examples import file_size
 from tests.memory_store import MemoryStore
 from tests.nodes import now, pool_record
 from tests.simulation.disk import Disk, Process, SimPath, mounted
@@ -90,6 +90,13 @@ def store() -> SlowStore:
     return store
 
 
+@pytest.fixture
+def wide(store: SlowStore) -> SlowStore:
+    """The store, its pool large enough for a thousand pods."""
+    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
+    return store
+
+
 @asynccontextmanager
 async def life(disk: Disk, store: Store) -> AsyncIterator[Daemon]:
     """A daemon from its start to its ``kill -9``."""
@@ -131,18 +138,13 @@ async def fill(daemon: Daemon) -> int:
     raise AssertionError("the disk is never full")
 
 
-def size(daemon: Daemon, *, images: bool = True) -> int:
-    """How long (bytes) a new state file would be."""
-    return HEADER_SIZE + sum(map(len, frames(daemon.ledger.checkpoint(images=images))))
-
-
 async def tighten(daemon: Daemon, disk: Disk) -> int:
     """90 pods, and then a byte less room than a file with the images of their blocks takes; returns how many pods."""
     for number in range(90):
         assert (await ask(daemon, "ADD", f"c{number}"))[0] == 200
         await trio.sleep(0.02)
     await trio.sleep(3)
-    disk.limit = size(daemon) - 1
+    disk.limit = file_size(daemon.ledger.checkpoint()) - 1
     assert (await ask(daemon, "ADD", "more"))[0] == 500
     return 90
 
@@ -187,35 +189,33 @@ async def test_nothing_is_given_back_that_the_next_life_would_hand_out(
     async with life(disk, store) as daemon:
         reserve(daemon, 40)
         await trio.sleep(0.05)
-        pods = [await add(daemon, f"c{number}") for number in range(daemon.ledger.available("p"))]
+        given = [await add(daemon, f"c{number}") for number in range(daemon.ledger.available("p"))]
         await store.arrive()
-        assert [place for place in pods if free(store, place.ordinal)] == []
+        assert [place for place in given if free(store, place.ordinal)] == []
 
 
 @pytest.mark.parametrize("images", [True, False])
 async def test_what_is_given_up_is_told_to_the_store(
-    autojump_clock: MockClock, disk: Disk, store: SlowStore, images: bool
+    autojump_clock: MockClock, disk: Disk, wide: SlowStore, images: bool
 ) -> None:
     """The disk has no room for one pod more: the DELs make some, whether the images of the blocks would fit or not."""
-    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
-    async with life(disk, store) as daemon:
+    async with life(disk, wide) as daemon:
         await trio.sleep(3)
         disk.limit = 40_000 if images else disk.limit
         count = await (fill(daemon) if images else tighten(daemon, disk))
         for number in range(count):
             assert (await ask(daemon, "DEL", f"c{number}"))[0] == 200
         await trio.sleep(30)
-        assert pods(store) == {}
+        assert pods(wide) == {}
         assert not daemon.report.journal_error
         await add(daemon, "after")
 
 
 async def test_a_state_file_without_images_keeps_every_promise(
-    autojump_clock: MockClock, disk: Disk, store: SlowStore
+    autojump_clock: MockClock, disk: Disk, wide: SlowStore
 ) -> None:
     """Of the pods whose blocks have no image in the file some go, the daemon is killed: the next has those that stay."""
-    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
-    async with life(disk, store) as daemon:
+    async with life(disk, wide) as daemon:
         await trio.sleep(3)
         count = await tighten(daemon, disk)
         await trio.sleep(2)
@@ -223,33 +223,32 @@ async def test_a_state_file_without_images_keeps_every_promise(
             await ask(daemon, "DEL", f"c{number}")
         held = dict(daemon.ledger.holdings)
     assert len(held) == count // 2
-    async with life(disk, store) as daemon:
+    async with life(disk, wide) as daemon:
         assert dict(daemon.ledger.holdings) == held
         await trio.sleep(30)
-        assert pods(store) == {place: assigned.handle for assigned in held.values() for place in assigned.places}
+        assert pods(wide) == {place: assigned.handle for assigned in held.values() for place in assigned.places}
 
 
 async def test_with_room_again_the_images_are_written_down_again(
-    autojump_clock: MockClock, disk: Disk, store: SlowStore
+    autojump_clock: MockClock, disk: Disk, wide: SlowStore
 ) -> None:
     """A start without the store has nothing to hand out from a file without images, and a reserve once there is room."""
-    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
-    async with life(disk, store) as daemon:
+    async with life(disk, wide) as daemon:
         await trio.sleep(3)
         await tighten(daemon, disk)
         await trio.sleep(2)
         assert daemon.ledger.available("p")
         await add(daemon, "one-more")  # there is room, for what is promised
-    store.away = True
-    async with life(disk, store) as daemon:
+    wide.away = True
+    async with life(disk, wide) as daemon:
         assert not daemon.ledger.available("p")
-    store.away = False
-    async with life(disk, store) as daemon:
+    wide.away = False
+    async with life(disk, wide) as daemon:
         await trio.sleep(2)
         disk.limit = 1 << 20
         await trio.sleep(RETRY + 2)
-    store.away = True
-    async with life(disk, store) as daemon:
+    wide.away = True
+    async with life(disk, wide) as daemon:
         assert daemon.ledger.available("p")
         assert len(daemon.ledger.holdings) == 91
 
@@ -262,7 +261,7 @@ async def test_what_was_withdrawn_stays_so_though_the_file_has_no_image(
         await trio.sleep(3)
         reserve(daemon, 40)
         await trio.sleep(0.5)
-        disk.limit = size(daemon) - 1
+        disk.limit = file_size(daemon.ledger.checkpoint()) - 1
         assert (await ask(daemon, "ADD", "refused"))[0] == 500
         await trio.sleep(2)
         store.holding = True
@@ -300,11 +299,10 @@ async def test_what_cannot_be_given_back_yet_is_not_withdrawn(
 
 
 async def test_no_transaction_waits_for_the_next_look_at_a_file_without_images(
-    autojump_clock: MockClock, disk: Disk, store: SlowStore, capfd: pytest.CaptureFixture[str]
+    autojump_clock: MockClock, disk: Disk, wide: SlowStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each leaves an image out, and has the file written anew: 40 pods that come one by one are flushed as they come."""
-    store.put(*pool_record("p", "10.0.0.0/22", blockSize=26))
-    async with life(disk, store) as daemon:
+    async with life(disk, wide) as daemon:
         await trio.sleep(3)
         await tighten(daemon, disk)
         await trio.sleep(2)

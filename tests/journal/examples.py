@@ -1,5 +1,7 @@
 """Facts, and files of facts, for the journal's tests."""
 
+from collections.abc import Iterable
+
 from ipamd.core.facts import (
     NOBODY,
     Assigned,
@@ -14,11 +16,16 @@ from ipamd.core.facts import (
     Released,
     Withdrawn,
 )
-from ipamd.journal.format import HEADER_SIZE, Header, encode_page, frame
+from ipamd.journal.format import HEADER_SIZE, Header, encode_page, frame, frames
 
 NODE = "node-1"
 BOOT = "6c1e5ad1-58bb-4a43-a1a8-3f1d0b8f0c11"
 OTHER_BOOT = "0e6f0a5c-2fd6-4b2f-9b0a-0d5d6a4f0b52"
+
+
+def file_size(facts: Iterable[Fact]) -> int:
+    """How long (bytes) a new state file of these facts is."""
+    return HEADER_SIZE + sum(map(len, frames(facts)))
 
 
 def assigned(number: int) -> Assigned:

@@ -82,7 +82,7 @@ class Disk:
     @property
     def scarce(self) -> bool:
         """Whether a file may find no room."""
-        return self.full or self.limit < sys.maxsize
+        return self.full or self.no_more_files or self.limit < sys.maxsize
 
     def name(self, name: str, inode: Inode | None, instead_of: str = "") -> None:
         """Give a name to a file, in place of an older name, or (None) take it away."""

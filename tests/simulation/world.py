@@ -16,7 +16,7 @@ from ipamd.config import Config
 from ipamd.config.schema import Reserve
 from ipamd.core import keys
 from ipamd.journal.errors import JournalError
-from ipamd.journal.format import HEADER_SIZE, frames
+from tests.journal.examples import file_size
 from tests.nodes import EPOCH, pool_record
 from tests.simulation.clock import Clock
 from tests.simulation.disk import mounted
@@ -301,8 +301,7 @@ class World:
         """No file can grow, or has more room than what is promised takes, without the images of blocks, and a little."""
         machine = self.machines[event.node]
         if event.arg % 2 and machine.daemon is not None:
-            promised = sum(map(len, frames(machine.daemon.ledger.checkpoint(images=False))))
-            limit = HEADER_SIZE + promised + event.arg
+            limit = file_size(machine.daemon.ledger.checkpoint(images=False)) + event.arg
             self._for(event.span, lambda on: setattr(machine.disk, "limit", limit if on else sys.maxsize))
         else:
             self._for(event.span, lambda on: setattr(machine.disk, "full", on))

@@ -43,6 +43,21 @@ def calicoctl(store: MemoryStore, lag: float) -> Calicoctl:
     return Calicoctl(Distant(store, lag), lambda: now().unix)  # type: ignore[arg-type]
 
 
+async def released(node: Node, store: MemoryStore, lag: float = 0.05) -> None:
+    """A pod ``a`` comes, and somebody releases its address, so slowly."""
+    (address,) = node.addresses(await node.add(add_request("a")))
+    await node.flushed()
+    assert await calicoctl(store, lag).release(address)
+
+
+async def quiet(store: MemoryStore) -> bool:
+    """Whether two minutes from now on nobody asks the store for two more."""
+    await trio.sleep(120)
+    calls = store.calls.copy()
+    await trio.sleep(120)
+    return store.calls == calls
+
+
 @pytest.mark.parametrize("lag", [0.02, 0.05, 0.4, 3.0, 12.0])
 async def test_the_handle_of_a_living_pod_that_was_released_counts_its_address_again(
     autojump_clock: MockClock, lag: float
@@ -50,9 +65,7 @@ async def test_the_handle_of_a_living_pod_that_was_released_counts_its_address_a
     """``calicoctl ipam release`` frees the address, the node writes it again, and only then is its count lowered."""
     store = store_with_pool()
     async with Node("n1", store).running() as node:
-        (address,) = node.addresses(await node.add(add_request("a")))
-        await node.flushed()
-        assert await calicoctl(store, lag).release(address)
+        await released(node, store, lag)
         await trio.sleep(60)
         at_rest(store, [node])
 
@@ -81,22 +94,15 @@ async def test_nothing_is_looked_at_for_ever(autojump_clock: MockClock) -> None:
     """A minute after a release the node has done with it: no read, no transaction."""
     store = store_with_pool()
     async with Node("n1", store).running() as node:
-        (address,) = node.addresses(await node.add(add_request("a")))
-        await node.flushed()
-        await calicoctl(store, 0.05).release(address)
-        await trio.sleep(120)
-        calls = store.calls.copy()
-        await trio.sleep(120)
-        assert store.calls == calls
+        await released(node, store)
+        assert await quiet(store)
 
 
 async def test_what_is_done_now_and_then_waits_for_no_look(autojump_clock: MockClock) -> None:
     """The last looks at a handle are half a minute apart; a reserve that grew shrinks in between as ever."""
     store = store_with_pool()
     async with Node("n1", store, ReservePolicy(4, 64, 1_000_000_000)).running() as node:
-        (address,) = node.addresses(await node.add(add_request("a")))
-        await node.flushed()
-        await calicoctl(store, 0.05).release(address)
+        await released(node, store)
         await trio.sleep(35)
         node.ledger.reserve("p", 0).level = 8
         await trio.sleep(12)
@@ -121,24 +127,17 @@ async def test_a_handle_of_a_block_that_cannot_be_read_is_let_be(autojump_clock:
     """It cannot be mended as long as nobody mends the block: there is nothing to look at again and again."""
     store = store_with_pool()
     async with Node("n1", store).running() as node:
-        (address,) = node.addresses(await node.add(add_request("a")))
-        await node.flushed()
-        await calicoctl(store, 0.05).release(address)
+        await released(node, store)
         store.put(keys.block_key(parse_cidr("10.0.0.0/26")), b"{")
-        await trio.sleep(120)
-        calls = store.calls.copy()
-        await trio.sleep(120)
-        assert store.calls == calls
+        assert await quiet(store)
 
 
 async def test_who_lowers_a_count_all_the_time_is_met_with_less_and_less_zeal(autojump_clock: MockClock) -> None:
     """A program that is wrong for ever costs a transaction each half minute, not one each second."""
     store = store_with_pool()
     async with Node("n1", store).running() as node:
-        (address,) = node.addresses(await node.add(add_request("a")))
-        await node.flushed()
         key = keys.handle_key("k8s-pod-network.a")
-        await calicoctl(store, 0.05).release(address)
+        await released(node, store)
         commits = store.calls["commit"]
         for _ in range(6000):
             await trio.sleep(0.1)
